@@ -100,6 +100,7 @@ class EventsUnparsed:
     """Native events of which no parser could make anything."""
 
     event_index: int
+    draft_ordinal: int = 0
     reason: str
 
 
@@ -114,6 +115,8 @@ class TrajectoryEnded:
     total_turns: int
     final_commit: str | None
     at: datetime
+    total_events: int = 0
+    """Native events in the log by then: a resume records nothing more of them."""
 
 
 Fact = (
