@@ -7,7 +7,7 @@ caller that made them, so each has exactly one owner.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -270,7 +270,7 @@ class AgentSession(Protocol):
         """After a resume: whether the agent is still working on its last prompt."""
         ...
 
-    def turn(self, prompt: str | None) -> AsyncIterator[AgentOutput]:
+    def turn(self, prompt: str | None) -> AsyncGenerator[AgentOutput]:
         """Hand over a prompt, and give every event until the agent hands back.
 
         With None, go on with the turn in flight. After `interrupt` the iterator ends within a bounded time.

@@ -1,0 +1,22 @@
+"""What every test of every package gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def own_state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test touches the user's state directory, and none sees another's."""
+    path = tmp_path / "state"
+    monkeypatch.setenv("ENVOI_TRACE_STATE_DIR", str(path))
+    for name in ("ENVOI_TRACE_STORAGE", "AWS_S3_BUCKET", "CODEX_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return path
