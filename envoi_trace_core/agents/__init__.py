@@ -1,0 +1,1 @@
+"""What agents that run a program of their own need in common: finding or installing it, credentials."""
