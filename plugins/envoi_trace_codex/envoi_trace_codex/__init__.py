@@ -1,0 +1,1 @@
+"""OpenAI's Codex CLI as an agent of envoi-trace."""

@@ -1,0 +1,1 @@
+"""Codex's own events as parts: `codex app-server`, `codex exec --json`, and rollout files."""
