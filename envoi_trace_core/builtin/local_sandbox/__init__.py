@@ -1,0 +1,1 @@
+"""The `local` sandbox: processes on this machine, under bubblewrap where it works."""
