@@ -66,8 +66,8 @@ _EXIT_CODE = '[ -e "$1/rc" ] || exit 3; head -c 20 "$1/rc"'
 _READ = 'tail -c "+$2" "$1/out" | head -c "$3"'
 _STDERR = 'tail -c "$2" "$1/err"'
 _WRITE = 'cat >>"$1/in"'
-_GROUP_ALIVE = 'pid=$(head -c 20 "$1/pid") && kill -0 -- "-$pid" 2>/dev/null'
-_GROUP_KILL = 'pid=$(head -c 20 "$1/pid") && kill -KILL -- "-$pid" 2>/dev/null'
+_GROUP_ALIVE = 'pid=$(head -c 20 "$1/pid") && kill -s 0 -- "-$pid" 2>/dev/null'
+_GROUP_KILL = 'pid=$(head -c 20 "$1/pid") && kill -s KILL -- "-$pid" 2>/dev/null'
 
 
 @attrs.define

@@ -319,6 +319,14 @@ async def test_without_isolation_close_finds_orphans_of_an_init_that_was_killed(
     assert not processes_with(marker)
 
 
+async def test_closing_ends_no_sandbox_of_the_same_name_elsewhere(tmp_path: Path) -> None:
+    here = await factory.create(request_for("same"), options_for(tmp_path / "here"))
+    there = await factory.create(request_for("same"), options_for(tmp_path / "there", "none"))
+    await there.close()
+    assert (await here.run(["echo", "here"], timeout_s=10)).stdout == b"here\n"
+    await here.close()
+
+
 async def test_losing_init_is_told_and_ends_everything(tmp_path: Path, marker: str) -> None:
     sandbox = await factory.create(request_for(), options_for(tmp_path))
 
@@ -381,6 +389,25 @@ async def test_two_creations_at_once_make_one_sandbox(tmp_path: Path) -> None:
     assert {sandbox.id for sandbox in made} == {"same"}
     assert len({sandbox.record.pid for sandbox in made}) == 1
     await made[0].close()
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.005, 0.02, 0.05, 0.1])
+async def test_a_creation_that_is_cancelled_leaves_nothing_or_a_whole_sandbox(tmp_path: Path, delay_s: float) -> None:
+    options = options_for(tmp_path)
+    made = None
+    with anyio.move_on_after(delay_s):
+        made = await factory.create(request_for(), options)
+    if made is not None:
+        await made.close()
+    assert await factory.list_live(options) == []
+    if (tmp_path / "sandboxes").exists():
+        assert [path.name for path in (tmp_path / "sandboxes").iterdir()] == [".lock"]
+
+
+async def test_a_lifetime_may_be_long(tmp_path: Path) -> None:
+    sandbox = await factory.create(request_for(lifetime_s=1e8), options_for(tmp_path))
+    assert (await sandbox.run(["true"], timeout_s=1e8)).exit_code == 0
+    await sandbox.close()
 
 
 async def test_a_close_is_finished_though_it_is_cancelled(tmp_path: Path, marker: str) -> None:

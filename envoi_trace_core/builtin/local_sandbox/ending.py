@@ -20,7 +20,7 @@ ASK_S = 12.0
 KILL_S = 10.0
 REMOVE_S = 120.0
 MARK = "ENVOI_TRACE_SANDBOX"
-"""In the environment of everything that runs in a sandbox: names it."""
+"""In the environment of everything that runs in a sandbox: holds its `mark`."""
 
 _children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -57,12 +57,13 @@ async def _end_processes(folder: SandboxFolder, record: Record) -> None:
     with anyio.move_on_after(KILL_S):
         pause_s = 0.001
         while _is_running(folder, record):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(record.pid, signal.SIGKILL)
+            if record.is_running():  # else only bubblewrap, which waits for it, is left
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(record.pid, signal.SIGKILL)
             await anyio.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.05)
         if not record.isolated:
-            while living := await anyio.to_thread.run_sync(_marked_processes, folder.id):
+            while living := await anyio.to_thread.run_sync(_marked_processes, folder.mark):
                 for pid in living:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
@@ -92,11 +93,11 @@ def _is_running(folder: SandboxFolder, record: Record) -> bool:
     return record.is_running() or child is not None
 
 
-def _marked_processes(sandbox_id: str) -> list[int]:
+def _marked_processes(value: str) -> list[int]:
     """What outlived an init that was killed: without isolation, its orphans can be told only by their environment."""
     if not sys.platform.startswith("linux"):
         return []
-    mark = f"{MARK}={sandbox_id}".encode()
+    mark = f"{MARK}={value}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -34,7 +34,7 @@ def base_environment(folder: SandboxFolder, *, isolated: bool, read: Sequence[Pa
         "TMPDIR": "/tmp" if isolated else str(folder.tmp),  # noqa: S108 - the sandbox's own
         "LANG": "C.UTF-8",
         "TERM": "dumb",
-        MARK: folder.id,
+        MARK: folder.mark,
     }
 
 

@@ -72,6 +72,11 @@ class SandboxFolder:
         """What bubblewrap and init said."""
         return self.path / "init.log"
 
+    @property
+    def mark(self) -> str:
+        """Names it among all sandboxes of this machine: an id is unique only below its root."""
+        return f"{self.id}-{hashlib.sha256(str(self.path).encode()).hexdigest()[:16]}"
+
     def make(self) -> None:
         """Make it with its parts, for this user alone."""
         self.path.mkdir(mode=0o700, parents=True)

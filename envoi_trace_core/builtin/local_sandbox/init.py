@@ -27,6 +27,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 KILL_ALL_S = 10.0
+MAX_WAIT_S = 3600.0  # the system call overflows after 24 days
 
 
 class Command:
@@ -263,7 +264,7 @@ class Init:
 
     def _next_deadline_s(self) -> float:
         deadlines = [command.deadline for command in self.running.values() if command.deadline is not None]
-        return max(0.0, min([self.ends_at, *deadlines]) - time.monotonic())
+        return max(0.0, min(MAX_WAIT_S, min([self.ends_at, *deadlines]) - time.monotonic()))
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
@@ -399,7 +400,7 @@ def set_process_flags() -> None:
     """On Linux: adopt orphans, and keep other processes of this user out of our memory and descriptors."""
     if not sys.platform.startswith("linux"):
         return
-    import ctypes  # noqa: PLC0415 - missing from some builds of other systems
+    import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - `option` makes an attrs field
 """What `--sandbox-opt` can set for the `local` sandbox. Light: `envoi-trace plugins` imports it."""
 
 from __future__ import annotations

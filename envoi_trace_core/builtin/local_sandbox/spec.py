@@ -10,19 +10,19 @@ from envoi_trace_core.specs import SandboxRequest, SandboxSpec
 
 
 async def _create(request: SandboxRequest, options: LocalSandboxOptions) -> Sandbox:
-    from envoi_trace_core.builtin.local_sandbox.factory import create  # noqa: PLC0415
+    from envoi_trace_core.builtin.local_sandbox.factory import create
 
     return await create(request, options)
 
 
 async def _attach(sandbox_id: str, options: LocalSandboxOptions) -> Sandbox:
-    from envoi_trace_core.builtin.local_sandbox.factory import attach  # noqa: PLC0415
+    from envoi_trace_core.builtin.local_sandbox.factory import attach
 
     return await attach(sandbox_id, options)
 
 
 async def _list_live(options: LocalSandboxOptions) -> Sequence[SandboxInfo]:
-    from envoi_trace_core.builtin.local_sandbox.factory import list_live  # noqa: PLC0415
+    from envoi_trace_core.builtin.local_sandbox.factory import list_live
 
     return await list_live(options)
 
