@@ -9,8 +9,9 @@ Protocol: https://github.com/openai/codex/blob/main/codex-rs/app-server/README.m
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -23,8 +24,7 @@ from envoi_trace_core.errors import AgentError
 from envoi_trace_core.protocols import AgentOutput
 from envoi_trace_core.sandboxing.detached import DetachedProcess, Line
 
-MAX_ANSWERS = 1000
-"""Answers to requests of nobody's that are kept; an earlier orchestrator's come again after a resume."""
+_POSITION = re.compile(r"([^:@]+):(\d{1,18})(?:@(\d{1,18}))?")
 
 _ANSWERS: Mapping[str, Mapping[str, Any]] = {
     "item/commandExecution/requestApproval": {"decision": "accept"},
@@ -40,6 +40,8 @@ class Message:
     """A line of app-server's, and where it stands."""
 
     output: AgentOutput
+    start_offset: int
+    end_offset: int
     content: Mapping[str, Any]
     """Empty when the line is no JSON object."""
 
@@ -54,25 +56,36 @@ class Message:
         return mapping(self.content.get("params"))
 
 
-def position_of(process_name: str, offset: int) -> str:
-    """How a place in a process's output is noted."""
-    return f"{process_name}:{offset}"
+@attrs.frozen
+class Position:
+    """A place in a process's output, and in the thread's rollout file where that is read too."""
+
+    process_name: str
+    offset: int
+    rollout_offset: int | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.process_name}:{self.offset}"
+        return place if self.rollout_offset is None else f"{place}@{self.rollout_offset}"
+
+    @classmethod
+    def parse(cls, noted: str | None) -> Position | None:
+        """Read what `str` wrote; None when it is none."""
+        found = _POSITION.fullmatch(noted or "")
+        if found is None:
+            return None
+        return cls(found[1], int(found[2]), int(found[3]) if found[3] else None)
 
 
-def parse_position(position: str | None) -> tuple[str, int] | None:
-    """The process and the offset of a noted place; None when it is none."""
-    name, _colon, offset = (position or "").rpartition(":")
-    return (name, int(offset)) if name and offset.isdigit() else None
-
-
-def message_of(process_name: str, line: Line) -> Message:
+def message_of(process_name: str, line: Line, start_offset: int) -> Message:
     """A line as a message, whatever it holds."""
     raw = line.data.decode("utf-8", "replace")
-    output = AgentOutput(raw=raw, position=position_of(process_name, line.end_offset))
+    output = AgentOutput(raw=raw, position=str(Position(process_name, line.end_offset)))
     try:
-        return Message(output=output, content=mapping(load(raw)))
+        content = mapping(load(raw))
     except MALFORMED:
-        return Message(output=output, content={})
+        content = {}
+    return Message(output=output, start_offset=start_offset, end_offset=line.end_offset, content=content)
 
 
 @attrs.define
@@ -91,11 +104,11 @@ class AppServerClient:
     _answers: dict[str, Mapping[str, Any]] = attrs.field(factory=dict, init=False)
     _lines: AsyncGenerator[Line] | None = attrs.field(default=None, init=False)
     _reading: anyio.Lock = attrs.field(factory=anyio.Lock, init=False)
-    _taken_by: list[Any] = attrs.field(factory=list, init=False)
+    _watchers: list[Callable[[Message], None]] = attrs.field(factory=list, init=False)
 
-    def watch(self, watcher: Any) -> None:
+    def watch(self, watcher: Callable[[Message], None]) -> None:
         """Tell `watcher(message)` of every message as it is read."""
-        self._taken_by.append(watcher)
+        self._watchers.append(watcher)
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -163,8 +176,8 @@ class AppServerClient:
             except BaseException:
                 self._lines = None  # a generator that was cancelled is dead; the next reader begins a new one
                 raise
-            self.offset = line.end_offset
-            await self._take(message_of(self.process.name, line))
+            start, self.offset = self.offset, line.end_offset
+            await self._take(message_of(self.process.name, line, start))
             return True
 
     async def _take(self, message: Message) -> None:
@@ -174,7 +187,7 @@ class AppServerClient:
             await self._answer_server(request_id, message.method)
         elif isinstance(request_id, str) and request_id.startswith(self._nonce):
             self._answers[request_id] = message.content
-        for watcher in self._taken_by:
+        for watcher in self._watchers:
             watcher(message)
 
     async def _answer_server(self, request_id: Any, method: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import attrs
 
-from envoi_trace_codex.client import AppServerClient, message_of, parse_position
+from envoi_trace_codex.client import AppServerClient, Position, message_of
 from envoi_trace_codex.config import ConfigInput, render
 from envoi_trace_codex.credentials import Credentials, find_credentials
 from envoi_trace_codex.home import CodexHome
@@ -18,6 +18,7 @@ from envoi_trace_codex.launch import start_app_server
 from envoi_trace_codex.options import CodexOptions
 from envoi_trace_codex.parsing.values import mapping, sequence, text
 from envoi_trace_codex.program import CODEX
+from envoi_trace_codex.rollout_tail import RolloutTail
 from envoi_trace_codex.session import CodexSession
 from envoi_trace_core.agents.install import find_or_install
 from envoi_trace_core.errors import AgentError
@@ -67,32 +68,38 @@ class _Opening:
             return None
         home = self._home
         newest = await home.newest_process()
-        noted = parse_position(resume.position)
-        if noted is not None and noted[0] != newest:
-            await self._keep_rest(*noted)
+        noted = Position.parse(resume.position)
+        if noted is not None and noted.process_name != newest:
+            await self._keep_rest(noted, resume.session_id)
         process = await DetachedProcess.attach(home.sandbox, newest) if newest else None
         if newest is None or process is None:
             return None
-        offset = noted[1] if noted is not None and noted[0] == newest else 0
+        place = noted if noted is not None and noted.process_name == newest else Position(newest, 0)
         if await process.exit_code() is None and await process.is_alive():
-            session = await self._take_up(AppServerClient(process, offset), resume)
+            session = await self._take_up(AppServerClient(process, place.offset), resume, place)
             if session is not None:
                 return session
         await process.kill()
-        await self._keep_rest(newest, offset)
+        await self._keep_rest(place, resume.session_id)
         return None
 
-    async def _keep_rest(self, name: str, offset: int) -> None:
+    async def _keep_rest(self, place: Position, thread_id: str) -> None:
         """Keep what a process wrote after what was recorded; it is dead, or about to be."""
-        process = await DetachedProcess.attach(self.context.sandbox, name)
+        process = await DetachedProcess.attach(self.context.sandbox, place.process_name)
         if process is None:
             return
         await process.kill()
         await self._home.kill_commands()
-        async for line in process.lines(offset):
-            self._leftover.append(message_of(name, line).output)
+        start = place.offset
+        async for line in process.lines(start):
+            self._leftover.append(message_of(place.process_name, line, start).output)
+        if place.rollout_offset is not None:
+            tail = RolloutTail(self._home, thread_id, place.rollout_offset)
+            position = str(attrs.evolve(place, offset=line.end_offset if self._leftover else start))
+            calls = await tail.new_calls(turn_is_over=False)
+            self._leftover.extend(AgentOutput(raw=raw, position=position) for raw in calls)
 
-    async def _take_up(self, client: AppServerClient, resume: ResumeState) -> CodexSession | None:
+    async def _take_up(self, client: AppServerClient, resume: ResumeState, place: Position) -> CodexSession | None:
         """Go on with a live process; None when it has no such thread, or does not answer."""
         session = CodexSession(
             session_id=resume.session_id,
@@ -101,6 +108,7 @@ class _Opening:
             client=client,
             report=self.context.report,
             leftover=self._leftover,
+            rollout=self._tail(resume.session_id, place.rollout_offset),
         )
         try:
             about = await client.call("thread/read", {"threadId": resume.session_id}, timeout_s=CALL_TIMEOUT_S)
@@ -117,6 +125,9 @@ class _Opening:
             await client.close()
             return None
         return session
+
+    def _tail(self, thread_id: str, offset: int | None) -> RolloutTail | None:
+        return None if offset is None else RolloutTail(self._home, thread_id, offset)
 
     async def _version(self) -> str:
         sandbox, options = self.context.sandbox, self.options
@@ -146,7 +157,11 @@ class _Opening:
             await home.restore_sessions(context.resume.archive)
         client = await start_app_server(home, program.path, self.credentials, timeout_s=options.start_timeout_s)
         try:
-            thread_id = await self._resumed_thread(client) or await self._new_thread(client)
+            resumed = await self._resumed_thread(client)
+            thread_id = resumed or await self._new_thread(client)
+            tail = RolloutTail(home, thread_id) if resumed else None
+            if tail is not None:
+                await tail.skip_to_end()
             await self._check_hook(client)
         except BaseException:
             with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
@@ -160,6 +175,7 @@ class _Opening:
             client=client,
             report=context.report,
             leftover=self._leftover,
+            rollout=tail,
         )
 
     def _thread_settings(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class CodexOptions:
     auth_file: str = option("", "a Codex auth.json on this machine; default ~/.codex/auth.json if there is one")
     base_url: str = option("", "a server that speaks the Responses API, such as http://127.0.0.1:8000/v1")
     reasoning_effort: str = option("", "how long the model may think: minimal, low, medium, high, xhigh")
-    web_search: WebSearch = option("disabled", "whether the model searches the web: disabled, cached, live")  # noqa: RUF009
+    web_search: WebSearch = option("disabled", "whether the model searches the web: disabled, cached, live")
     request_retries: int = option(3, "how often Codex sends a request again that failed; with base_url only")
     stream_retries: int = option(3, "how often Codex asks again when an answer broke off; with base_url only")
     hook_timeout_s: float = option(300.0, "how long one checkpoint may take", unit="s")

@@ -11,7 +11,6 @@ from envoi_trace_core.protocols import AgentSession, PartParser
 from envoi_trace_core.specs import AgentContext, AgentSpec, PartParserSpec, Requirements
 
 # Options and descriptors are all that `envoi-trace plugins` needs: the rest is imported when it is used.
-# ruff: noqa: PLC0415
 
 
 def _create(context: AgentContext, options: CodexOptions) -> AbstractAsyncContextManager[AgentSession]:

@@ -9,10 +9,11 @@ from typing import Any
 import anyio
 import attrs
 
-from envoi_trace_codex.client import AppServerClient, Message
+from envoi_trace_codex.client import AppServerClient, Message, Position
 from envoi_trace_codex.failures import turn_failure
 from envoi_trace_codex.home import CodexHome
 from envoi_trace_codex.parsing.values import mapping, sequence, text
+from envoi_trace_codex.rollout_tail import RolloutTail
 from envoi_trace_core.errors import AgentError, SandboxError
 from envoi_trace_core.protocols import AgentOutput
 
@@ -33,6 +34,9 @@ class CodexSession:
     turn_in_flight: bool = False
     leftover: deque[AgentOutput] = attrs.field(factory=deque)
     """What an earlier process wrote and nobody recorded."""
+
+    rollout: RolloutTail | None = None
+    """Where raw items come from after a resume; None when Codex sends them."""
 
     _turn_id: str | None = attrs.field(default=None, init=False)
     """Of the turn that Codex works on now."""
@@ -92,7 +96,8 @@ class CodexSession:
             message = await self.client.next_message()
             if message is None:
                 raise await self.client.death()
-            yield message.output
+            async for output in self._outputs(message):
+                yield output
             if self._ends(message, awaited):
                 turn = mapping(message.params.get("turn"))
                 failure = turn_failure(turn.get("error")) if turn.get("status") == "failed" else None
@@ -100,9 +105,25 @@ class CodexSession:
         if self._interrupted is not None:
             await self._interrupted.wait()
         while self.client.messages:
-            yield self.client.messages.popleft().output
+            async for output in self._outputs(self.client.messages.popleft()):
+                yield output
         if failure is not None:
             raise failure
+
+    async def _outputs(self, message: Message) -> AsyncGenerator[AgentOutput]:
+        """A message, after the raw items that belong before it where they have to be read from elsewhere."""
+        if self.rollout is None:
+            yield message.output
+            return
+        own = text(message.params.get("threadId")) == self.session_id
+        if own and message.method in ("thread/tokenUsage/updated", "turn/completed"):
+            for raw in await self.rollout.new_calls(turn_is_over=message.method == "turn/completed"):
+                yield AgentOutput(raw=raw, position=self._place(message.start_offset))
+        yield AgentOutput(raw=message.output.raw, position=self._place(message.end_offset))
+
+    def _place(self, offset: int) -> str:
+        rollout_offset = None if self.rollout is None else self.rollout.offset
+        return str(Position(self.client.process.name, offset, rollout_offset))
 
     async def _start(self, prompt: str) -> str:
         """Start a turn; gives its id."""
@@ -149,12 +170,13 @@ class CodexSession:
         if starting is not None:
             with anyio.move_on_after(INTERRUPT_TIMEOUT_S):
                 await starting.wait()
+        was_in_turn = self._turn_id is not None
         try:
-            if self._turn_id is not None:
+            if was_in_turn:
                 given = {"threadId": self.session_id, "turnId": self._turn_id}
                 await self._call_or_kill("turn/interrupt", given)
                 await self._read_until(lambda: self._turn_id is None)
-            if self._running:
+            if was_in_turn or self._running:
                 await self._call_or_kill("thread/backgroundTerminals/clean", {"threadId": self.session_id})
                 await self._read_until(lambda: not self._running, kill=False)
         except AgentError:

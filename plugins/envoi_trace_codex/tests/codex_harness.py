@@ -6,11 +6,13 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 import attrs
 from codex_scripted_model import ScriptedModel
 from envoi_trace_codex.options import CodexOptions
 from envoi_trace_codex.parsing.app_server import AppServerParser
 from envoi_trace_codex.plugin import envoi_trace_agents
+
 from envoi_trace_core.domain.drafts import Draft, NativeEvent, PartDraft, UsageDraft
 from envoi_trace_core.protocols import AgentOutput, AgentSession, ResumeState, Sandbox
 from envoi_trace_core.specs import AgentContext, McpServer
@@ -72,6 +74,12 @@ class Codex:
 
     def parse(self, lines: list[str], session_id: str) -> list[Draft]:
         return parse(lines, session_id, finish=False)
+
+    async def seen(self, *words: str) -> None:
+        """Wait until a message with all these words was taken."""
+        with anyio.fail_after(20):
+            while not any(all(word in output.raw for word in words) for output in self.outputs):  # noqa: ASYNC110
+                await anyio.sleep(0.02)
 
     def resume_state(self, session_id: str, **more: object) -> ResumeState:
         position = self.outputs[-1].position if self.outputs else None

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from envoi_trace_core.builtin.local_sandbox.factory import create
 from envoi_trace_core.builtin.local_sandbox.options import LocalSandboxOptions
 from envoi_trace_core.protocols import Sandbox

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 
 import anyio
 import pytest
-from codex_scripted_model import Call, Custom, Failure, Message, Reasoning, answer, patch, shell
 from codex_harness import CANARY
+from codex_scripted_model import Call, Custom, Message, Reasoning, answer, patch, shell
+
+from envoi_trace_core.errors import AgentError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -165,9 +165,7 @@ async def test_an_interrupt_in_a_long_command_leaves_no_process(codex, model, sa
         async with anyio.create_task_group() as group:
 
             async def interrupt() -> None:
-                with anyio.fail_after(15):
-                    while len([w for w in ("7001", "7002", "7003") if await processes(sandbox, w)]) < 3:
-                        await anyio.sleep(0.02)
+                await codex.seen('"item/started"', "sleep 7003")
                 await session.interrupt()
 
             group.start_soon(interrupt)
@@ -186,9 +184,7 @@ async def test_a_thread_goes_on_after_an_interrupt(codex, model) -> None:
         await session.interrupt()  # none in flight
         async with anyio.create_task_group() as group:
             group.start_soon(codex.take, session, "sleep")
-            with anyio.fail_after(15):
-                while not any('"item/started"' in o.raw and "sleep 7004" in o.raw for o in codex.outputs):
-                    await anyio.sleep(0.02)
+            await codex.seen('"item/started"', "sleep 7004")
             await session.interrupt()
         await codex.take(session, "go on")
     assert codex.parts(session.session_id)[-1].content == "after it"
@@ -205,7 +201,9 @@ async def take_some(codex, session, prompt: str, until: str) -> None:
             return
 
 
-async def kill_codex(sandbox) -> None:
+async def kill_when(sandbox, codex, word: str) -> None:
+    """Kill Codex as soon as a command with that word runs."""
+    await codex.seen('"item/started"', word)
     killed = await sandbox.run(
         ("sh", "-c", "for d in /proc/[0-9]*; do case $(readlink $d/exe) in */codex) kill -9 ${d#/proc/};; esac; done"),
         timeout_s=10,
@@ -233,12 +231,13 @@ async def test_the_orchestrator_died_in_a_turn_and_the_turn_goes_on(codex, model
 
 async def test_a_turn_that_ended_while_nobody_watched_is_read_to_its_end(codex, model, sandbox) -> None:
     model.play(answer(shell("echo quick")), answer(Message("done")))
-    session = await codex.open().__aenter__()
+    first = codex.open()
+    session = await first.__aenter__()  # never left
     await take_some(codex, session, "quick", until='"turn/started"')
     with anyio.fail_after(15):
         name = codex.outputs[0].position.partition(":")[0]
         path = f"{sandbox.support_dir}/processes/{name}/out"
-        while b'"turn/completed"' not in await sandbox.read_file(path, max_bytes=10**8):
+        while b'"turn/completed"' not in await sandbox.read_file(path, max_bytes=10**8):  # noqa: ASYNC110
             await anyio.sleep(0.05)
     async with codex.open(codex.resume_state(session.session_id)) as again:
         assert again.turn_in_flight
@@ -248,22 +247,11 @@ async def test_a_turn_that_ended_while_nobody_watched_is_read_to_its_end(codex, 
 
 async def test_codex_was_killed_and_its_thread_goes_on_in_a_new_process(codex, model, sandbox) -> None:
     model.play(answer(Message("I begin"), shell("echo before; sleep 7005", yield_time_ms=30000)))
-    async with codex.open() as session:
-        with pytest.raises(Exception, match="app-server ended with exit status 137") as caught:
-            async with anyio.create_task_group() as group:
-
-                async def kill() -> None:
-                    while not any('"item/started"' in o.raw and "7005" in o.raw for o in codex.outputs):
-                        await anyio.sleep(0.02)
-                    await kill_codex(sandbox)
-
-                group.start_soon(kill)
-                try:
-                    await codex.take(session, "go")
-                except BaseException as error:
-                    group.cancel_scope.cancel()
-                    raise error
-        del caught
+    async with codex.open() as session, anyio.create_task_group() as group:
+        group.start_soon(kill_when, sandbox, codex, "7005")
+        with pytest.raises(AgentError, match="app-server ended with exit status 137") as caught:
+            await codex.take(session, "go")
+    assert caught.value.retryable
     assert await processes(sandbox, "7005") == []
     model.play(answer(patch("*** Update File: missing.py", "@@", "-a", "+b")), answer(Message("I went on")))
     async with codex.open(codex.resume_state(session.session_id)) as again:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from envoi_trace_codex.parsing.thread import ThreadParts
-from envoi_trace_codex.parsing.values import MALFORMED, load, mapping, moment_of_ms, text
+from envoi_trace_codex.parsing.values import MALFORMED, load, mapping, moment_of_ms, moment_of_text, text
 from envoi_trace_core.domain.drafts import Draft, NativeEvent, UnparsedEvent
 
 _DELTAS = frozenset(
@@ -69,6 +69,8 @@ class AppServerParser:
         method = message.get("method")
         if method is None and ("result" in message or "error" in message):
             return []  # an answer to a request of ours
+        if method is None and message.get("type") == "response_item":
+            return self._from_rollout(event, message)
         if not isinstance(method, str):
             return [UnparsedEvent(reason="neither a notification nor an answer", raw=event.raw)]
         try:
@@ -110,6 +112,11 @@ class AppServerParser:
         if method in _SILENT or method.startswith(_SILENT_FAMILIES):
             return []
         return [UnparsedEvent(reason=f"unknown notification {method[:80]!r}", raw=event.raw)]
+
+    def _from_rollout(self, event: NativeEvent, line: Mapping[str, Any]) -> list[Draft]:
+        """A raw item of a resumed thread, which the session reads from the thread's rollout file."""
+        at = moment_of_text(line.get("timestamp"))
+        return self._thread(event, {}).raw_item(mapping(line.get("payload")), at)
 
     def _thread(self, event: NativeEvent, params: Mapping[str, Any]) -> ThreadParts:
         thread_id = text(params.get("threadId")) or event.session_id

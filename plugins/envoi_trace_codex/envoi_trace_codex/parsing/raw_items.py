@@ -58,6 +58,8 @@ def _status(said: str) -> str:
     code = _EXIT_CODE.search(said)
     if code is not None:
         return "completed" if int(code[1]) == 0 else "failed"
+    if said.rstrip().endswith("aborted by user"):
+        return "interrupted"
     return "failed" if said.startswith(_FAILED) else "completed"
 
 
