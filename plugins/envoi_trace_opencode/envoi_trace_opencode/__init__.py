@@ -1,0 +1,1 @@
+"""The `opencode` agent of envoi-trace: OpenCode's own server, in any sandbox."""
