@@ -126,8 +126,8 @@ async def test_an_mcp_server_that_dies_fails_the_call_only(codex, model, mcp_ser
 
 async def test_a_program_that_is_no_codex(codex, sandbox) -> None:
     path = f"{sandbox.support_dir}/not-codex"
-    await sandbox.write_file(path, b'#!/bin/sh\n[ "$1" = --version ] && echo codex-cli 0.163.0 && exit\necho no >&2; exit 9\n',
-                             mode=0o755)  # fmt: skip
+    script = '[ "$1" = --version ] && echo codex-cli 0.163.0 && exit\necho no >&2; exit 9\n'
+    await sandbox.write_file(path, f"#!/bin/sh\n{script}".encode(), mode=0o755)
     codex.set_option(binary=path, start_timeout_s=5.0)
     with anyio.fail_after(30), pytest.raises(AgentError, match="ended with exit status 9: no"):
         async with codex.open():
