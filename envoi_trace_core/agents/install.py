@@ -105,21 +105,32 @@ for pattern; do for found in $cache/$program-*/$pattern; do probe "$found"; done
 exit 0
 """
 
+# Any installer will do: uv, a Python with pip, or a Python that can make a virtual environment with one.
 _PIP = r"""
-set -eu
-dir=$1 spec=$2 python=$3
+set -u
+dir=$1 spec=$2 given=$3
 part=$dir.$$.part
-trap 'rm -rf "$part"' EXIT
+status=97
+trap 'rm -rf "$part" "$part.venv"' EXIT
 mkdir -p "${dir%/*}"
-[ -n "$python" ] || python=$(command -v python3) || { echo 'there is no python3' >&2; exit 97; }
-if command -v uv >/dev/null 2>&1; then
-  uv pip install --quiet --python "$python" --target "$part" "$spec" >&2 && done=1 || done=
-else
-  "$python" -m pip --version >/dev/null 2>&1 || { echo 'there is neither uv nor pip' >&2; exit 97; }
-fi
-[ -n "${done:-}" ] || { rm -rf "$part"; "$python" -m pip install --quiet --target "$part" "$spec" >&2; }
-rm -rf "$dir"
-mv "$part" "$dir"
+install() {
+  rm -rf "$part"
+  "$@" --quiet --target "$part" "$spec" >&2 || { status=1; return 1; }
+  rm -rf "$dir"
+  mv "$part" "$dir" && exit 0
+}
+for python in "$given" python3; do
+  command -v "${python:-/}" >/dev/null 2>&1 || continue
+  command -v uv >/dev/null 2>&1 && install uv pip install --python "$python"
+  "$python" -m pip --version >/dev/null 2>&1 && install "$python" -m pip install
+done
+for python in "$given" python3; do
+  [ "$status" = 97 ] || break
+  command -v "${python:-/}" >/dev/null 2>&1 || continue
+  "$python" -m venv "$part.venv" >/dev/null 2>&1 && install "$part.venv/bin/python" -m pip install
+done
+[ "$status" = 97 ] && echo 'there is neither uv nor a Python with pip' >&2
+exit "$status"
 """
 
 _NPM = r"""
