@@ -15,7 +15,7 @@ from envoi_trace_core.sandboxing.detached import DetachedProcess
 from envoi_trace_core.specs import AgentContext
 
 MAX_STATE_BYTES = 16 * 1024 * 1024
-_MAIN = "import sys\nfrom player.main import main\nsys.exit(main())\n"
+_MAIN = "from player.main import run\nrun()\n"
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -79,6 +79,6 @@ class PlayerHome:
     async def _python(self) -> str:
         if self.sandbox.python is not None:
             return self.sandbox.python
-        from envoi_trace_core.sandboxing.bootstrap import find_python  # noqa: PLC0415  # only where it is needed
+        from envoi_trace_core.sandboxing.bootstrap import find_python  # only where it is needed
 
         return await find_python(self.sandbox)

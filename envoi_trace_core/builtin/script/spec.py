@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - `option` makes an attrs field
 """What the plugin registers: the agent and the parser of its events."""
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ class ScriptOptions:
 
 
 def _create(context: AgentContext, options: ScriptOptions) -> AbstractAsyncContextManager[AgentSession]:
-    from envoi_trace_core.builtin.script.session import open_session  # noqa: PLC0415
+    from envoi_trace_core.builtin.script.session import open_session
 
     return open_session(context, options)
 
 
 def _create_parser() -> PartParser:
-    from envoi_trace_core.builtin.script.parser import ScriptParser  # noqa: PLC0415
+    from envoi_trace_core.builtin.script.parser import ScriptParser
 
     return ScriptParser()
 

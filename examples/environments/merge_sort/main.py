@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import envoi
 
-TIMEOUT_S = 10
+TIMEOUT_S = 5
 """A submission that hangs fails its test; it does not hang the environment."""
 
 basics = envoi.suite("basics")
@@ -20,9 +21,9 @@ stability = envoi.suite("stability")
 
 
 @envoi.setup
-async def build(documents: envoi.Documents) -> None:
+async def build(submission: envoi.Documents) -> None:
     """Check that there is a program and that it compiles; what is raised here is shown to the agent."""
-    program = envoi.session_path() / "merge_sort.py"
+    program = Path(submission.dir) / "merge_sort.py"
     if not program.is_file():
         raise RuntimeError("there is no merge_sort.py in the workspace")
     try:

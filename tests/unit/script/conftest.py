@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from envoi_trace_core.builtin.local_sandbox.spec import LOCAL_SANDBOX
 from envoi_trace_core.builtin.script.parser import ScriptParser
 from envoi_trace_core.builtin.script.spec import SCRIPT_AGENT, ScriptOptions
 from envoi_trace_core.domain.drafts import Draft, NativeEvent, PartDraft
+from envoi_trace_core.errors import SandboxLostError
 from envoi_trace_core.protocols import AgentSession, ResumeState, Sandbox
 from envoi_trace_core.specs import AgentContext, McpServer, SandboxRequest
 
@@ -62,6 +63,8 @@ class Stage:
     task_dir: Path
     hook: tuple[str, ...]
     mcp_servers: tuple[McpServer, ...] = ()
+    forgotten: list[AbstractAsyncContextManager[AgentSession]] = attrs.field(factory=list)
+    """Contexts of sessions that a test does not leave, kept so that their clean-up does not run either."""
 
     @property
     def record(self) -> str:
@@ -132,9 +135,13 @@ def new_stage(tmp_path: Path) -> StageFactory:
             await sandbox.write_file(f"{sandbox.support_dir}/hook.py", HOOK.encode())
             await sandbox.write_file(f"{sandbox.support_dir}/mcp_server.py", MCP_SERVER.encode())
             hook = (sys.executable, f"{sandbox.support_dir}/hook.py", f"{sandbox.support_dir}/record")
-            yield Stage(sandbox, task_dir, hook)
+            stage = Stage(sandbox, task_dir, hook)
+            yield stage
         finally:
             await sandbox.close()
+        for context in stage.forgotten:
+            with suppress(SandboxLostError, RuntimeError):
+                await context.__aexit__(None, None, None)
 
     return make
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,15 @@ def main() -> int:
         player.begin_turn(turn_id)
         if not player.play_turn():
             return 1
+
+
+def run() -> None:
+    """Play, and end at once: the thread that waits for input can't be stopped in an orderly way."""
+    status = 1
+    try:
+        status = main()
+    finally:
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(status)
