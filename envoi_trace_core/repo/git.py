@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,8 +38,7 @@ NEUTRAL_CONFIG = """\
 	excludesFile = /dev/null
 	attributesFile = /dev/null
 	bigFileThreshold = 16m
-	fsync = objects,reference
-	fsyncObjectFiles = true
+	{fsync}
 [gc]
 	auto = 0
 [maintenance]
@@ -83,7 +84,7 @@ class Git:
             )
         (directory / "info").mkdir(exist_ok=True)
         (directory / "info" / "attributes").write_text(NEUTRAL_ATTRIBUTES)
-        (directory / "config").write_text(NEUTRAL_CONFIG)
+        (directory / "config").write_text(NEUTRAL_CONFIG.replace("{fsync}", _fsync_setting()))
         return git
 
     def __call__(
@@ -135,6 +136,17 @@ class Git:
     def argv(self, *arguments: str) -> list[str]:
         """The whole command line."""
         return ["git", f"--git-dir={self.directory}", *arguments]
+
+
+@functools.cache
+def _fsync_setting() -> str:
+    """How this git is told to put objects and refs on disk before it goes on; git 2.36 has a new name for it."""
+    said = subprocess.run(
+        ["git", "version"], env=_environment({}), capture_output=True, timeout=TIMEOUT_S, check=True, text=True
+    ).stdout
+    version = re.search(r"(\d+)\.(\d+)", said)
+    is_new = version is not None and (int(version[1]), int(version[2])) >= (2, 36)
+    return "fsync = objects,reference" if is_new else "fsyncObjectFiles = true"
 
 
 def _check(result: subprocess.CompletedProcess[bytes], accept: Sequence[int] = (0,)) -> bytes:

@@ -50,6 +50,8 @@ class Accepted:
     tree: str
     tampered: str | None
     """How its history differs from the one that was recorded; None when it goes on from it."""
+    is_older: bool = False
+    """Whether a newer one was accepted before: of a parallel call whose part came later."""
 
 
 @attrs.define(kw_only=True)
@@ -115,8 +117,7 @@ class Mirror:
             self._unpack(raw.pack)
         if raw.commit == self.sandbox_head:
             return Accepted(commit=raw.commit, tree=self.tree_of(raw.commit), tampered=None)
-        tree, tampered = self._judge(raw.commit)
-        return Accepted(commit=raw.commit, tree=tree, tampered=tampered)
+        return self._judge(raw.commit)
 
     def _unpack(self, pack: bytes) -> None:
         limit = f"--max-input-size={MAX_PACK_BYTES}"
@@ -127,27 +128,24 @@ class Mirror:
         else:
             self.git("index-pack", "--stdin", "--fix-thin", self._strict, limit, stdin=pack)
 
-    def _judge(self, commit: str) -> tuple[str, str | None]:
-        """The commit's tree, and what is wrong with its history."""
+    def _judge(self, commit: str) -> Accepted:
+        """Whether the commit's history goes on from the one that was accepted."""
         last = self.sandbox_head or (self.head.sandbox_commit if self.head else None)
-        known = last is not None and self._has_commit(last)
+        known = self.sandbox_head is not None  # A mirror made anew from bundles holds the record only.
         bounds = (commit, f"^{last}") if known else (commit,)
         listed = self.git.text("rev-list", "--format=%T %P", f"--max-count={MAX_CHAIN}", *bounds)
         lines = [line for line in listed.splitlines() if not line.startswith("commit ")]
-        if not lines:  # An ancestor of what was accepted: a parallel call whose part came later.
-            return self.tree_of(commit), None
+        if not lines:
+            return Accepted(commit=commit, tree=self.tree_of(commit), tampered=None, is_older=True)
         tree = lines[0].split()[0]
         oldest = lines[-1].split()
         parents = oldest[1:]
-        if last is None or parents == [last]:
-            return tree, None
-        if not known and any(last in line.split()[1:] for line in lines):
-            return tree, None  # The mirror was made anew from bundles, which hold the record only.
+        goes_on = parents == [last] if known else any(last in line.split()[1:] for line in lines)
+        if last is None or goes_on:
+            return Accepted(commit=commit, tree=tree, tampered=None)
         began = f"goes on from {parents[0][:12]}" if parents else "has no history"
-        return tree, f"commit {commit[:12]} of the sandbox {began}, not from {last[:12]}, the last one recorded"
-
-    def _has_commit(self, commit: str) -> bool:
-        return self.git.text("cat-file", "-t", commit, accept=(0, 128)) == "commit"
+        tampered = f"commit {commit[:12]} of the sandbox {began}, not from {last[:12]}, the last one recorded"
+        return Accepted(commit=commit, tree=tree, tampered=tampered)
 
     def tree_of(self, commit: str) -> str:
         """The hash of a commit's tree.
@@ -227,7 +225,8 @@ class Mirror:
 
     def _move(self, refs: dict[str, str | None], accepted: Accepted) -> None:
         """Move refs in one transaction: all or none."""
-        sandbox_head = self._advanced(accepted)
+        # A parallel call's older commit doesn't set the sandbox's newest one back.
+        sandbox_head = self.sandbox_head if accepted.is_older else accepted.commit
         moves = dict(refs)
         if sandbox_head != self.sandbox_head:
             moves[SANDBOX_REF] = sandbox_head
@@ -237,18 +236,10 @@ class Mirror:
         self.git("update-ref", "--stdin", stdin=("\n".join(["start", *lines, "prepare", "commit"]) + "\n").encode())
         self.sandbox_head = sandbox_head
 
-    def _advanced(self, accepted: Accepted) -> str:
-        """The sandbox's newest commit: a parallel call's older one doesn't set it back."""
-        last = self.sandbox_head
-        if last is None or accepted.tampered or last == accepted.commit:
-            return accepted.commit
-        older = self.git.text("rev-list", "--max-count=1", accepted.commit, f"^{last}") == ""
-        return last if older else accepted.commit
-
     def restart_from(self, commit: str) -> tuple[str, bytes]:
         """For a new sandbox: a commit without history of a recorded tree, and the pack of all it needs."""
         tree = self.tree_of(commit)
-        date = "0 +0000"
+        date = "@0 +0000"
         root = self.git.text(
             "commit-tree", tree, "-m", f"restore {commit}", env={"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
         )
@@ -268,11 +259,34 @@ class Mirror:
         for path in paths:
             try:
                 self.git("bundle", "verify", str(path))
-                options = ("-q", "--no-tags", "--update-head-ok", "--no-write-fetch-head")
-                self.git("fetch", *options, str(path), "refs/heads/*:refs/heads/*")
+                self.git(
+                    "fetch", "-q", "--no-tags", "--no-write-fetch-head", str(path), "+refs/heads/*:refs/imported/*"
+                )
+                self._take_imported()
             except GitError as error:
                 raise StorageError(f"the bundle {path.name} can't be taken into the mirror: {error.message}") from error
         self._load()
+
+    def _take_imported(self) -> None:
+        """Move the record forward to what was imported: never back, never aside."""
+        moves = []
+        for line in self.git.text("for-each-ref", "--format=%(objectname) %(refname)", "refs/imported").splitlines():
+            commit, _, name = line.partition(" ")
+            target = name.replace("refs/imported/", "refs/heads/", 1)
+            moves.append(f"delete {name}")
+            if target != RECORD_REF or self._is_ahead(commit):
+                moves.append(f"update {target} {commit}")
+        self.git("update-ref", "--stdin", stdin=("\n".join(moves) + "\n").encode())
+
+    def _is_ahead(self, commit: str) -> bool:
+        head = read_record(self.git, RECORD_REF)
+        if head is None:
+            return True
+        if self.git.text("rev-list", "--max-count=1", commit, f"^{head.commit}") == "":
+            return False
+        if self.git.text("rev-list", "--max-count=1", head.commit, f"^{commit}") == "":
+            return True
+        raise GitError(f"its record ({commit[:12]}) goes another way than the mirror's ({head.commit[:12]})")
 
 
 def _test_ref(commit: str) -> str:
@@ -304,6 +318,3 @@ def _strictness(git: Git) -> str:
             known = left
         else:
             return option
-
-
-__all__ = ["Accepted", "Mirror"]

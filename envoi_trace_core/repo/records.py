@@ -63,7 +63,7 @@ def write_record(
         lines += [f"Part: {origin.part}", f"Call: {origin.call_key}"]
     lines += [f"At: {_stamp(at)}", f"Sandbox-Commit: {sandbox_commit}"]
     lines += [f"Skipped: {json.dumps(path)}" for path in skipped_files]
-    date = f"{int(at.timestamp())} +0000"
+    date = f"@{int(at.timestamp())} +0000"
     commit = git.text(
         "commit-tree",
         tree,

@@ -1,5 +1,8 @@
 """A sandbox of real commands in a temp folder, and ways to compare folders byte for byte."""
 
+# Tests block as they like, and odd names need plain bytes.
+# ruff: noqa: ASYNC240, PTH114, PTH115, PTH118, PTH123
+
 from __future__ import annotations
 
 import os

@@ -1,5 +1,8 @@
 """A checkpoint is the workspace right after a call, byte for byte."""
 
+# Tests block as they like, and odd names need plain bytes.
+# ruff: noqa: ASYNC221, ASYNC230, ASYNC240, PTH118, PTH123
+
 from __future__ import annotations
 
 import os
@@ -13,6 +16,7 @@ import pytest
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.slow
 async def test_fifty_writes_without_a_pause_give_fifty_exact_commits(open_run, workspace):
     run = await open_run()
     for number in range(50):
@@ -200,6 +204,7 @@ async def test_a_large_file_is_skipped_and_named(open_run, workspace):
     assert set(await run.checked_out(last.commit)) == {b"small", b".gitignore", b"grows", b"another", b"big\nname"}
 
 
+@pytest.mark.slow
 async def test_files_that_come_and_go_do_not_fail_a_checkpoint(open_run, workspace):
     run = await open_run()
     (workspace / "stable").write_text("stable")
