@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -14,17 +15,19 @@ import anyio
 import attrs
 import pytest
 
+from envoi_trace_core.builtin.local_sandbox import isolation
 from envoi_trace_core.builtin.local_sandbox.factory import create
 from envoi_trace_core.builtin.local_sandbox.options import LocalSandboxOptions
 from envoi_trace_core.domain.parts import EnvoiCall, Evaluation
 from envoi_trace_core.domain.solving import is_solved
-from envoi_trace_core.errors import HarnessError
+from envoi_trace_core.errors import HarnessError, SandboxError
 from envoi_trace_core.harness.evaluator import open_evaluator
 from envoi_trace_core.harness.gate import TestGate
 from envoi_trace_core.harness.relay import Relay, open_relay
 from envoi_trace_core.harness.runtime import EnvoiRuntime
 from envoi_trace_core.harness.tool import RunTestsTool, open_run_tests_tool
 from envoi_trace_core.protocols import Sandbox
+from envoi_trace_core.sandboxing.bootstrap import harness_python
 from envoi_trace_core.specs import SandboxRequest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -72,6 +75,21 @@ async def numbered(number: int):
     return {"passed": 1, "failed": 0, "total": 1}
 """
 
+HANDSHAKE_AND_CALL: list[dict[str, Any]] = [
+    {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    },
+    {"jsonrpc": "2.0", "method": "notifications/initialized"},
+    {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "run_tests", "arguments": {}}},
+]
+
 GOOD = {"build.sh": "true", "program.sh": "printf one"}
 VISIBLE = ("basics/first", "basics/huge", "basics/second")
 
@@ -101,6 +119,16 @@ async def local_sandbox(tmp_path: Path, name: str) -> AsyncIterator[Sandbox]:
         yield sandbox
     finally:
         await sandbox.close()
+
+
+class WithoutPython:
+    """A sandbox that offers no Python of its own, as a cloud's image does."""
+
+    python = None
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.support_dir = sandbox.support_dir
+        self.run = sandbox.run
 
 
 @attrs.define
@@ -423,3 +451,57 @@ async def test_setup_installs_for_the_tests_and_runs_once(tmp_path: Path) -> Non
                 assert run.counts.all_passed
         count = await sandbox.read_file(f"{sandbox.support_dir}/harness/count", max_bytes=100)
         assert count == b"ran\n"
+
+
+async def test_isolated_without_network_and_in_one_shared_sandbox(tmp_path: Path) -> None:
+    if isolation.bubblewrap() is None:
+        pytest.skip("bubblewrap does not work here")
+    request = SandboxRequest(name="shared", trajectory_id="test", role="agent", lifetime_s=600, runs_model=True)
+    options = LocalSandboxOptions(isolation="bwrap", network="off", root=str(tmp_path / "sandboxes"))
+    sandbox = await create(request, options)
+    try:
+        commits = Commits({"c1": GOOD}, current="c1")
+        calls: list[EnvoiCall] = []
+
+        async def on_call(call: EnvoiCall) -> None:
+            calls.append(call)
+
+        async with (
+            EnvoiRuntime(sandbox=sandbox, environment=environment(tmp_path)) as runtime,
+            open_relay(sandbox) as relay,
+            open_run_tests_tool(
+                runtime=runtime,
+                relay=relay,
+                gate=TestGate(1),
+                checkpoint=commits.checkpoint,
+                export=commits.export,
+                on_call=on_call,
+                on_failure=lambda error: pytest.fail(error.message),
+            ) as tool,
+            sandbox.stream(tool.mcp_server().command) as agent,
+        ):
+            await agent.write(b"".join(json.dumps(message).encode() + b"\n" for message in HANDSHAKE_AND_CALL))
+            said = b""
+            with anyio.fail_after(60):
+                while b'"id":2' not in said:
+                    said += await agent.read()
+        assert b"5 of 5 passed." in said
+        assert calls[0].counts.passed == 5
+    finally:
+        await sandbox.close()
+
+
+async def test_python_with_envoi_is_made_where_there_is_none(tmp_path: Path) -> None:
+    lines: list[str] = []
+    async with local_sandbox(tmp_path, "evaluation") as sandbox:
+        bare = WithoutPython(sandbox)
+        try:
+            python = await harness_python(bare, report=lines.append)  # type: ignore[arg-type]
+        except SandboxError as error:
+            assert "uv" in error.message  # noqa: PT017
+            pytest.skip(f"no package index from here: {error.message}")
+        result = await sandbox.run([python, "-c", "import envoi.runtime"], timeout_s=60)
+        assert result.exit_code == 0
+        again = await harness_python(bare, report=lines.append)  # type: ignore[arg-type]
+    assert again == python
+    assert len(lines) <= 1
