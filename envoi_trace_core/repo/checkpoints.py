@@ -107,15 +107,18 @@ class SandboxCheckpoints:
         Raises:
             SandboxError: There is no git in the sandbox, or the repository can't be made.
         """
+        folder = f"{self.sandbox.support_dir}/checkpoint"
+        # Commands and written files may belong to different users: the folder must be the commands' one.
         probe = await self.sandbox.run(
-            ["/bin/sh", "-c", 'git --version >&2 && printf %s "$PATH"'], timeout_s=INIT_TIMEOUT_S, cwd="/"
+            ["/bin/sh", "-c", 'git --version >&2 && mkdir -p "$1" && printf %s "$PATH"', "sh", folder],
+            timeout_s=INIT_TIMEOUT_S,
+            cwd="/",
         )
         if probe.exit_code != 0:
             raise SandboxError(
                 f"git can't be run in sandbox {self.sandbox.id}: {_text(probe.stderr)}",
                 mend="install git (2.30 or newer) in the sandbox's image",
             )
-        folder = f"{self.sandbox.support_dir}/checkpoint"
         settings = _settings(
             self.sandbox.workspace, probe.stdout.decode(errors="surrogateescape"), max_file_bytes, excludes
         )

@@ -26,6 +26,8 @@ class FolderSandbox:
     root: Path
     id: str = "folder"
     python: str | None = None
+    user: int | None = None
+    """Whose the commands are; None for the tests' own."""
 
     def __attrs_post_init__(self) -> None:
         for name in ("workspace", "support", "home"):
@@ -68,6 +70,8 @@ class FolderSandbox:
             cwd=cwd or self.workspace,
             env={"PATH": os.environ["PATH"], "HOME": str(self.root / "home"), **(env or {})},
             start_new_session=True,
+            user=self.user,
+            group=self.user,
         )
         try:
             out, err = process.communicate(stdin, timeout=timeout_s)

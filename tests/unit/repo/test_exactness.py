@@ -9,7 +9,9 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -241,3 +243,36 @@ async def test_a_patch_is_cut_with_a_clear_last_line(open_run, workspace):
     assert len(result.patch) <= 1024 * 1024 + 200
     assert result.patch.splitlines()[-1].startswith("[the patch is cut here")
     assert result.checkpoint.changed_files[0].additions == 200_000
+
+
+async def test_what_cannot_be_read_is_named_and_fails_nothing(open_run, sandbox):
+    with tempfile.TemporaryDirectory() as root:
+        os.chmod(root, 0o755)  # noqa: PTH101
+        box = type(sandbox)(Path(root) / "box")
+        if os.getuid() == 0:  # Root reads anyway.
+            box.user = 65534
+            for path in (box.root, *box.root.iterdir()):
+                os.chown(path, 65534, 65534)
+        run = await open_run(box)
+        workspace = Path(box.workspace)
+        (workspace / "unreadable").write_text("1")
+        (workspace / "a").write_text("1")
+        (workspace / "folder").mkdir()
+        (workspace / "folder" / "x").write_text("x")
+        first = await run.checkpoint()
+        assert first.warning is None
+        for name in ("unreadable", "new"):
+            (workspace / name).write_text("2")
+            (workspace / name).chmod(0o000)
+        (workspace / "folder").chmod(0o000)
+        (workspace / "a").write_text("2")
+        second = await run.checkpoint()
+        (workspace / "folder").chmod(0o755)
+        assert "unreadable" in second.warning
+        assert "new" in second.warning
+        # What can't be read stays as it was recorded last.
+        assert await run.checked_out(second.commit) == {
+            b"a": ("file", b"2", False),
+            b"unreadable": ("file", b"1", False),
+            b"folder/x": ("file", b"x", False),
+        }

@@ -161,6 +161,9 @@ async def test_parallel_hooks_take_turns_and_parts_may_come_in_any_order(open_ru
     (workspace / "a").write_text("1")
     processes = [subprocess.Popen([*run.repository.hook_command, f"call{number}"]) for number in range(8)]
     assert [process.wait(60) for process in processes] == [0] * 8
+    lines = (Path(run.sandbox.support_dir) / "checkpoint" / "log").read_text().splitlines()[-8:]
+    assert [line.split()[0] for line in lines] == ["ok"] * 8
+    assert len({line.split()[2] for line in lines}) == 1  # The first one made it, the others found it made.
     (workspace / "a").write_text("2")
     run.hook("late one")
     newer = await run.checkpoint("late one")
@@ -170,6 +173,30 @@ async def test_parallel_hooks_take_turns_and_parts_may_come_in_any_order(open_ru
     assert (newer.warning, older.warning, newest.warning) == (None, None, None)
     contents = [(await run.checked_out(result.commit))[b"a"][1] for result in (newer, older, newest)]
     assert contents == [b"2", b"1", b"3"]
+
+
+async def test_without_flock_hooks_take_turns_too_and_a_dead_ones_lock_is_broken(open_run, workspace, tmp_path):
+    run = await open_run()
+    folder = Path(run.sandbox.support_dir) / "checkpoint"
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in "sh git find sed tail grep tr xargs cat mkdir rm mv cp sleep touch wc".split():  # noqa: SIM905
+        (tools / name).symlink_to(str(shutil.which(name)))
+    with (folder / "settings").open("a") as settings:
+        settings.write(f"COMMAND_PATH={tools}\n")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (folder / "lock.d").mkdir()
+    (folder / "lock.d" / "pid").write_text(f"{ended.pid}\n")
+    (workspace / "a").write_text("1")
+    processes = [subprocess.Popen([*run.repository.hook_command, f"call{number}"]) for number in range(6)]
+    assert [process.wait(60) for process in processes] == [0] * 6
+    lines = (folder / "log").read_text().splitlines()[-6:]
+    assert {line.split()[0] for line in lines} == {"ok"}
+    assert len({line.split()[2] for line in lines}) == 1
+    result = await run.checkpoint("call5")
+    assert (result.warning, result.is_late) == (None, False)
+    assert not (folder / "lock.d").exists()
 
 
 async def test_a_killed_hook_blocks_nobody(open_run, workspace):
