@@ -22,6 +22,7 @@ from envoi_trace_codex.options import CodexOptions
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-goldens", action="store_true", help="write the golden files of the Codex parsers again")
+    parser.addoption("--codex-version", default="", help="drive that Codex instead of the one that is installed")
 
 
 @pytest.fixture
@@ -61,8 +62,15 @@ async def mcp_server(sandbox: Sandbox) -> McpServer:
 
 
 @pytest.fixture
-def codex(sandbox: Sandbox, model: ScriptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Codex:
+def codex(
+    sandbox: Sandbox,
+    model: ScriptedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Codex:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CODEX_API_KEY", CANARY)
-    options = CodexOptions(base_url=model.base_url, request_retries=1, stream_retries=1)
+    version = request.config.getoption("--codex-version")
+    options = CodexOptions(base_url=model.base_url, request_retries=1, stream_retries=1, version=version)
     return Codex(sandbox, model, tmp_path, options)

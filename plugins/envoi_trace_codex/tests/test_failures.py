@@ -128,7 +128,7 @@ async def test_a_program_that_is_no_codex(codex, sandbox) -> None:
     path = f"{sandbox.support_dir}/not-codex"
     script = '[ "$1" = --version ] && echo codex-cli 0.163.0 && exit\necho no >&2; exit 9\n'
     await sandbox.write_file(path, f"#!/bin/sh\n{script}".encode(), mode=0o755)
-    codex.set_option(binary=path, start_timeout_s=5.0)
+    codex.set_option(binary=path, version="", start_timeout_s=5.0)
     with anyio.fail_after(30), pytest.raises(AgentError, match="ended with exit status 9: no"):
         async with codex.open():
             pass
@@ -153,6 +153,5 @@ async def test_a_codex_without_hooks_is_said_once(codex, model, sandbox, monkeyp
     )
     async with codex.open() as session:
         await codex.take(session, "go")
-    assert [line for line in codex.reports if "runs no hook" in line] == codex.reports
-    assert len(codex.reports) == 1
+    assert len([line for line in codex.reports if "runs no hook" in line]) == 1
     assert [part.tool_exit_code for part in codex.parts(session.session_id) if part.call_id] == [0]
