@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import anyio
 import attrs
@@ -48,10 +49,20 @@ async def crash(stage, prompt: str | None, until: str, resume: ResumeState | Non
 
 
 async def player_pid(stage) -> int:
-    """Of the newest player; its guard, which has the same command line, is its child."""
+    """Of the newest player: the child of its wrapper; its guard, which has the same command line, is its own child."""
+    script = """
+import glob, sys
+wrappers = {open(path).read().strip() for path in glob.glob(sys.argv[1] + "/*/pid")}
+for path in glob.glob("/proc/[0-9]*"):
+    try:
+        parent = open(path + "/stat").read().rpartition(")")[2].split()[1]
+        if parent in wrappers and "player.pyz" in open(path + "/cmdline").read():
+            print(path.rpartition("/")[2])
+    except OSError:
+        pass
+"""
     processes = f"{stage.sandbox.support_dir}/processes"
-    script = 'for pid in "$1"/*/pid; do pgrep -P "$(cat "$pid")" -f player.pyz; done; :'
-    found = await stage.sandbox.run(["sh", "-c", script, "sh", processes], timeout_s=10)
+    found = await stage.sandbox.run([sys.executable, "-c", script, processes], timeout_s=10)
     return max(int(pid) for pid in found.stdout.split())
 
 
