@@ -103,18 +103,22 @@ class Request:
         return json.dumps(self.body)
 
 
+Step = Answer | Failure | Callable[[Request], Answer | Failure]
+"""What the model does next; a function where it depends on what Codex asked."""
+
+
 @attrs.define
 class ScriptedModel:
     """The server; a context manager. A request past the script's end gets a final message."""
 
-    script: list[Answer | Failure] = attrs.field(factory=list)
+    script: list[Step] = attrs.field(factory=list)
     requests: list[Request] = attrs.field(factory=list)
     _server: ThreadingHTTPServer | None = None
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _call: Callable[[], int] = attrs.field(factory=lambda: iter(range(10**9)).__next__)
     closing: threading.Event = attrs.field(factory=threading.Event)
 
-    def play(self, *script: Answer | Failure) -> None:
+    def play(self, *script: Step) -> None:
         """Replace what is left of the script."""
         with self._lock:
             self.script = list(script)
@@ -129,7 +133,8 @@ class ScriptedModel:
         """Note a request, and give what the script has for it."""
         with self._lock:
             self.requests.append(request)
-            return self.script.pop(0) if self.script else answer(Message("the script is over"))
+            step = self.script.pop(0) if self.script else answer(Message("the script is over"))
+            return step(request) if callable(step) else step
 
     def number(self) -> int:
         """A number that was not given before."""

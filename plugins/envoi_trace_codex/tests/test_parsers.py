@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from envoi_trace_codex.parsing.app_server import AppServerParser
 from envoi_trace_codex.parsing.exec_json import ExecJsonParser
 from envoi_trace_codex.parsing.rollout import RolloutParser
 from envoi_trace_codex.plugin import envoi_trace_part_parsers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envoi_trace_core.domain.drafts import Draft, NativeEvent, PartDraft, UnparsedEvent, UsageDraft
 from envoi_trace_core.domain.parts import TokenUsage
 from envoi_trace_core.protocols import PartParser
+from envoi_trace_core.sandboxing.lines import LineSplitter
 
 DATA = Path(__file__).parent / "data"
 PARSERS = {"app_server": AppServerParser, "exec_json": ExecJsonParser, "rollout": RolloutParser}
@@ -92,6 +94,24 @@ def test_usage_is_what_the_server_sent(path: Path) -> None:
         assert counted == max(totals)
     elif path.parent.name == "exec_json":
         assert counted == 4200
+
+
+@pytest.mark.parametrize("path", LOGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_any_chunking_of_the_stream_gives_the_same(path: Path, data: st.DataObject) -> None:
+    """Chunks are joined to lines before a parser sees them, wherever they were cut."""
+    content = path.read_bytes()
+    places = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=8)))
+    chunks = [content[start:end] for start, end in pairwise([0, *places, len(content)])]
+    splitter = LineSplitter(0, 10**9)
+    lines = [line.data.decode() for chunk in chunks for line in splitter.feed(chunk)]
+    whole = content.decode().splitlines()
+    assert lines == whole
+    session_id = session_of(whole)
+    assert feed(PARSERS[path.parent.name](), events(lines, session_id)) == feed(
+        PARSERS[path.parent.name](), events(whole, session_id)
+    )
 
 
 def test_every_parser_is_offered() -> None:

@@ -18,7 +18,12 @@ RawItem = Mapping[str, Any]
 CALL_TYPES = frozenset({"function_call", "custom_tool_call", "local_shell_call", "tool_search_call"})
 OUTPUT_TYPES = frozenset({"function_call_output", "custom_tool_call_output", "tool_search_output"})
 
-_WRITING_TOOLS = frozenset({"shell", "shell_command", "local_shell", "exec_command", "write_stdin", "apply_patch"})
+_WRITING_TOOLS = frozenset({"shell", "shell_command", "local_shell", "exec_command", "apply_patch"})
+"""Tools after which the workspace is looked at, though no item told of them: they were cut off.
+
+Not `write_stdin`: it has no hook of its own, so a look at the workspace might find the next action there already. What
+its command changes is recorded when that ends, for which Codex runs the hook.
+"""
 _EXIT_CODE = re.compile(r"^(?:Process exited with code|Exit code:) (-?\d{1,10})$", re.MULTILINE)
 _REFUSED = ("unsupported call", "unsupported custom tool call", "failed to parse", "apply_patch verification failed")
 _FAILED = (*_REFUSED, "Script failed", "unable to ", "failed ", "execution error", "error: ", "aborted")
