@@ -1,0 +1,159 @@
+"""What commands that read a trajectory share: their options, the storage, and the way from a word to a trace."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import attrs
+import typer
+
+from envoi_trace_core.cli.output import note
+from envoi_trace_core.cli.storage_choice import choose_storage
+from envoi_trace_core.errors import UsageError
+from envoi_trace_core.plugins import Plugins
+
+if TYPE_CHECKING:
+    from envoi_trace_core.protocols import Storage
+    from envoi_trace_core.trace.reader import Trace
+    from envoi_trace_core.trace.rows import TraceRow
+
+TRACE_FILE = "trace.parquet"
+BUNDLE_FILE = "repo.bundle"
+BUNDLE_CHUNK_BYTES = 32 * 1024 * 1024
+
+StorageName = Annotated[
+    str | None,
+    typer.Option("--storage", help="Where artifacts are; s3 when AWS_S3_BUCKET is set, else local.", metavar="NAME"),
+]
+StorageOpts = Annotated[
+    list[str] | None, typer.Option("--storage-opt", help="An option of the storage. Repeatable.", metavar="KEY=VALUE")
+]
+TrajectoryWord = Annotated[
+    str, typer.Argument(help="An id, a unique prefix of one, or a path to a trace.parquet.", metavar="ID")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+@attrs.frozen(kw_only=True)
+class StorageWords:
+    """`--storage` and `--storage-opt`, as they were given."""
+
+    name: str | None
+    opts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str | None, opts: list[str] | None) -> StorageWords:
+        """As typer hands them over."""
+        return cls(name=name, opts=tuple(opts or ()))
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Storage]:
+        """The storage, closed in the end.
+
+        Raises:
+            UsageError: It is unknown or can't be used as it is set up.
+        """
+        choice = choose_storage(Plugins.load(), self.name, self.opts)
+        if self.name is None:
+            note(f"storage: {choice.spec.name} ({choice.reason})")
+        storage = await choice.spec.create(choice.options)
+        try:
+            yield storage
+        finally:
+            await storage.close()
+
+
+def run_async[T](work: Callable[[], Awaitable[T]]) -> T:
+    """Run a command's asynchronous body."""
+    import anyio
+
+    async def body() -> T:
+        return await work()
+
+    return anyio.run(body)
+
+
+def trace_file(word: str) -> Path | None:
+    """The trace's path when the word is one; None when it must be an id.
+
+    Raises:
+        UsageError: It looks like a path, and there is nothing.
+    """
+    path = Path(word)
+    if path.is_dir() and (path / TRACE_FILE).is_file():
+        return path / TRACE_FILE
+    if path.is_file():
+        return path
+    if "/" in word or word.endswith(".parquet"):
+        raise UsageError(f"there is no trace {word}", mend="envoi-trace list shows the ids")
+    return None
+
+
+async def find_trace(word: str, storage: StorageWords) -> Trace:
+    """The trace that an id, a unique prefix or a path names.
+
+    Raises:
+        UsageError: There is none, or several ids begin like that.
+        TraceFormatError: It is damaged, or newer than this version.
+    """
+    from envoi_trace_core.trace.reader import read_trace, read_trajectory, resolve_id
+
+    path = trace_file(word)
+    if path is not None:
+        return read_trace(path)
+    async with storage.open() as opened:
+        return await read_trajectory(opened, await resolve_id(opened, word))
+
+
+async def save_bundle(word: str, trajectory_id: str, storage: StorageWords, destination: Path) -> None:
+    """Copy the repository of a trajectory into a file.
+
+    Raises:
+        UsageError: It has none (yet).
+    """
+    from envoi_trace_core.errors import KeyMissingError
+    from envoi_trace_core.trace.keys import bundle_key
+
+    missing = UsageError(
+        f"trajectory {trajectory_id} has no {BUNDLE_FILE}: it has not ended",
+        mend=f"envoi-trace resume {trajectory_id}, or wait for its end",
+    )
+    path = trace_file(word)
+    if path is not None:
+        _link_bundle(path.with_name(BUNDLE_FILE), destination)
+        return
+    key = bundle_key(trajectory_id)
+    async with storage.open() as opened:
+        info = await opened.stat(key)
+        if info is None:
+            raise missing
+        try:
+            with destination.open("wb") as file:
+                for start in range(0, info.size_bytes, BUNDLE_CHUNK_BYTES):
+                    file.write(await opened.get(key, start=start, length=BUNDLE_CHUNK_BYTES))
+        except KeyMissingError:
+            raise missing from None
+
+
+def _link_bundle(bundle: Path, destination: Path) -> None:
+    if not bundle.is_file():
+        raise UsageError(f"there is no {bundle}", mend=f"put the trajectory's {BUNDLE_FILE} beside its trace")
+    destination.symlink_to(bundle.absolute())
+
+
+def row_of_part(trace: Trace, part: int) -> TraceRow:
+    """One part's row.
+
+    Raises:
+        UsageError: There is no such part.
+    """
+    if not 1 <= part <= len(trace.rows):
+        has = f"has parts 1 to {len(trace.rows)}" if trace.rows else "has no part"
+        raise UsageError(
+            f"part {part} is out of range: trajectory {trace.trajectory.trajectory_id} {has}",
+            mend=f"--part {len(trace.rows)} is the last" if trace.rows else None,
+        )
+    return trace.rows[part - 1]

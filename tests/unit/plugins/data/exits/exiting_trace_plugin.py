@@ -1,0 +1,1 @@
+raise SystemExit("goodbye\x1b[2J\nsecond line")
