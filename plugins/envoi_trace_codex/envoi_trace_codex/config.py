@@ -58,7 +58,8 @@ def render(given: ConfigInput) -> str:
         top["model_provider"] = "envoi_trace"
     lines = _pairs(top)
     lines += _table("analytics", {"enabled": False}) + _table("feedback", {"enabled": False})
-    lines += _table("features", {"unbounded_connection_retries": False})
+    # Without the first a refused connection is tried for ever; with apps, a ChatGPT login would bring its connectors.
+    lines += _table("features", {"unbounded_connection_retries": False, "apps": False})
     shell: dict[str, TomlValue] = {"exclude": SECRET_NAME_PATTERNS, "set": {MARK_VARIABLE: given.mark}}
     lines += _table("shell_environment_policy", shell)
     lines += ["", "[[hooks.PostToolUse]]", "[[hooks.PostToolUse.hooks]]"]
