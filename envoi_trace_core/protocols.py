@@ -11,11 +11,17 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import attrs
 
 from envoi_trace_core.domain.drafts import Draft, NativeEvent
+
+if TYPE_CHECKING:  # a run is made of these protocols: imported for real, it would be a circle
+    from envoi_trace_core.run.config import RunConfig
+    from envoi_trace_core.run.observer import Observer
+    from envoi_trace_core.run.outcome import RunOutcome
+    from envoi_trace_core.run.stop import StopSignal
 
 # -- sandboxes ------------------------------------------------------------------------------------
 
@@ -334,10 +340,15 @@ class PartParser(Protocol):
 class Launcher(Protocol):
     """The place where the orchestrator itself runs."""
 
-    async def launch(self, config_json: str, *, detach: bool) -> int:
-        """Run a trajectory from its stored configuration to its end, or hand it over and return.
+    async def launch(
+        self, config: RunConfig, *, observer: Observer, stop: StopSignal, detach: bool
+    ) -> RunOutcome | None:
+        """Run a trajectory to its end, through restarts, or hand it over and return.
 
         Returns:
-            The exit status, as `envoi-trace` would give it.
+            How it ended; None when it goes on elsewhere (`detach`).
+
+        Raises:
+            UsageError: It can't be run like that; nothing was started.
         """
         ...

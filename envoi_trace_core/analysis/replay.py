@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from envoi_trace_core.errors import TraceFormatError, UsageError
+from envoi_trace_core.repo.archives import write_files
 from envoi_trace_core.repo.git import Git, GitError
 
 MAX_FILES = 2_000_000
@@ -48,7 +49,7 @@ def checkout_part(
         git = _unbundle(bundle, Path(scratch) / "repo.git")
         _check_commit(git, commit, bundle)
         _check_size(git, commit, max_files, max_total_bytes)
-        _write(git, commit, Path(scratch) / "index", destination)
+        _write(git, commit, destination)
 
 
 def _check_destination(destination: Path) -> None:
@@ -88,7 +89,7 @@ def _check_size(git: Git, commit: str, max_files: int, max_total_bytes: int) -> 
         )
 
 
-def _write(git: Git, commit: str, index: Path, destination: Path) -> None:
+def _write(git: Git, commit: str, destination: Path) -> None:
     """Write beside the destination first, then move into place."""
     missing = not destination.exists()
     try:
@@ -96,9 +97,7 @@ def _write(git: Git, commit: str, index: Path, destination: Path) -> None:
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as beside:
             work = Path(beside) / "work"
             work.mkdir(mode=0o755)
-            env = {"GIT_INDEX_FILE": str(index)}
-            git("read-tree", commit, env=env)
-            git("checkout-index", "-a", "-q", env=env | {"GIT_WORK_TREE": str(work)})
+            write_files(git, commit, work)
             if missing:
                 work.rename(destination)
             else:

@@ -55,3 +55,15 @@ def write_tar(git: Git, commit: str, destination: Path) -> None:
             gzip.GzipFile(fileobj=target, mode="wb", filename="", mtime=0, compresslevel=1) as packed,
         ):
             shutil.copyfileobj(source, packed, 1024 * 1024)
+
+
+def write_files(git: Git, commit: str, folder: Path) -> None:
+    """Write the files of a commit into an empty folder: bytes, executable bits and symlinks.
+
+    Raises:
+        StorageError: There is no such commit, or it could not be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="envoi-trace-index-") as scratch:
+        env = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        git("read-tree", commit, env=env)
+        git("checkout-index", "-a", "-q", env=env | {"GIT_WORK_TREE": str(folder)})

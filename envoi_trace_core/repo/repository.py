@@ -14,7 +14,7 @@ from anyio import to_thread
 from envoi_trace_core.domain.parts import RepoCheckpoint
 from envoi_trace_core.errors import SandboxError, StorageError
 from envoi_trace_core.protocols import Sandbox
-from envoi_trace_core.repo.archives import write_bundle, write_tar
+from envoi_trace_core.repo.archives import write_bundle, write_files, write_tar
 from envoi_trace_core.repo.checkpoints import DEFAULT_EXCLUDES, NOW, RawCheckpoint, SandboxCheckpoints, call_key
 from envoi_trace_core.repo.mirror import Accepted, Mirror
 from envoi_trace_core.repo.patches import changed_files, patch, shown_path
@@ -185,6 +185,14 @@ class Repository:
             StorageError: There is no such commit, or no room.
         """
         await _in_thread(write_tar, self._mirror.git, commit, destination)
+
+    async def export(self, commit: str, folder: Path) -> None:
+        """Write the plain files of a commit into an empty folder.
+
+        Raises:
+            StorageError: There is no such commit, or no room.
+        """
+        await _in_thread(write_files, self._mirror.git, commit, folder)
 
     async def bundle(self, destination: Path) -> None:
         """Write `repo.bundle`: the whole record; `git clone` of it checks the newest commit out.

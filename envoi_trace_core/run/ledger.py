@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import anyio
 import attrs
 
 from envoi_trace_core.domain.facts import EventsUnparsed, Fact, PartRecorded, UsageRecorded
@@ -24,10 +25,13 @@ class Ledger:
     """Told of each fact once it is durable; must not wait (it wakes snapshots, evaluations, the display)."""
     warn: Callable[[str], None]
 
+    _lock: anyio.Lock = attrs.field(factory=anyio.Lock, init=False)
+
     async def add(self, fact: Fact) -> None:
         """Make a fact durable and let it count."""
-        await self.journal.append(fact)
-        self.state.apply(fact)
+        async with self._lock:  # what is durable first counts first: evaluations arrive beside parts
+            await self.journal.append(fact)
+            self.state.apply(fact)
         note_recorded(self.recorded, fact)
         self.on_fact(fact)
 

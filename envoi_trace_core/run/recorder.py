@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import attrs
 
 from envoi_trace_core.domain.drafts import Draft, NativeEvent, PartDraft, UnparsedEvent, UsageDraft
-from envoi_trace_core.domain.facts import CallRecorded, CallsClaimed, EventsUnparsed, PartRecorded, UsageRecorded
+from envoi_trace_core.domain.facts import CallsClaimed, EventsUnparsed, PartRecorded, UsageRecorded
 from envoi_trace_core.domain.parts import EnvoiCall, Part
 from envoi_trace_core.protocols import AgentOutput, PartParser
 from envoi_trace_core.repo.repository import CheckpointResult, Repository
@@ -81,10 +81,6 @@ class Recorder:
         if left and self.ledger.state.part_count:
             part = self.ledger.state.part_count
             await self.ledger.add(CallsClaimed(part=part, call_ids=tuple(call.call_id for call in left)))
-
-    async def note_call(self, call: EnvoiCall) -> None:
-        """A test call ended, as the harness saw it: durable before the agent gets its answer."""
-        await self.ledger.add(CallRecorded(call=self.redactor.value(call)))
 
     async def _feed(self, event: NativeEvent) -> None:
         self._last_event = event

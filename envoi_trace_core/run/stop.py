@@ -16,6 +16,8 @@ class StopRequest:
     message: str | None = None
     exit_status: int | None = None
     """Of an interrupt: 130, 143 or 129."""
+    worth_restarting: bool = False
+    """Whether the launcher may go on by itself: a turn that took too long, not a budget that is used up."""
 
 
 class StopSignal:
@@ -26,18 +28,30 @@ class StopSignal:
         self._interrupted = anyio.Event()
         self.request: StopRequest | None = None
 
-    def ask(self, reason: SessionEndReason, message: str | None = None, *, exit_status: int | None = None) -> None:
+    def ask(self, request: StopRequest) -> None:
         """Ask that the run end; the first reason stays, unless the user interrupts."""
-        if self.request is None or (reason == "interrupted" and self.request.reason != "interrupted"):
-            self.request = StopRequest(reason=reason, message=message, exit_status=exit_status)
+        interrupts = request.reason == "interrupted"
+        if self.request is None or (interrupts and self.request.reason != "interrupted"):
+            self.request = request
         self._event.set()
-        if reason == "interrupted":
+        if interrupts:
             self._interrupted.set()
 
     @property
     def is_set(self) -> bool:
         """Whether the run must end."""
         return self.request is not None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was the user, or a signal, that ended the run."""
+        return self._interrupted.is_set()
+
+    def reset(self) -> None:
+        """Forget what ended an earlier attempt; an interrupt stays."""
+        if not self.interrupted:
+            self.request = None
+            self._event = anyio.Event()
 
     async def wait(self) -> StopRequest:
         """Wait until the run must end."""

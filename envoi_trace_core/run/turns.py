@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 
 import anyio
 import attrs
 
 from envoi_trace_core.domain.parts import SessionEndReason
-from envoi_trace_core.errors import AgentError, EnvoiTraceError
+from envoi_trace_core.errors import AgentError
 from envoi_trace_core.protocols import AgentOutput, AgentSession
+from envoi_trace_core.run.beside import CANCEL, run_beside
 from envoi_trace_core.run.stop import StopRequest, StopSignal
 
 INTERRUPT_TIMEOUT_S = 20.0
@@ -61,18 +62,11 @@ class TurnRunner:
         """
         self._last_event_at = time.monotonic()
         self._ended = anyio.Event()
-        failure: EnvoiTraceError | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._watch_deadlines)
-            group.start_soon(self._end_when_asked, group.cancel_scope)
-            try:
-                await self._record_events(prompt)
-            except EnvoiTraceError as error:
-                failure = error  # raised below: a task group would wrap it
-            self._ended.set()
-            group.cancel_scope.cancel()
-        if failure is not None and not (self.stop.is_set and isinstance(failure, AgentError)):
-            raise failure
+        try:
+            await run_beside(lambda: self._record_events(prompt), self._watch_deadlines, self._end_when_asked)
+        except AgentError:
+            if not self.stop.is_set:  # an agent that fails while it is interrupted was going to end anyway
+                raise
         return self.stop.request
 
     async def _record_events(self, prompt: str | None) -> None:
@@ -83,25 +77,29 @@ class TurnRunner:
                     await self.record(output)
                 reason = self.budget_reached()
                 if reason is not None:
-                    self.stop.ask(reason)
+                    self.stop.ask(StopRequest(reason=reason))
+        self._ended.set()
 
     async def _watch_deadlines(self) -> None:
         began_at = time.monotonic()
         while True:
-            moments = [(self.limits.deadline, f"the run passed its timeout of {self.limits.timeout_s:g} s")]
-            idle = self.limits.idle_timeout_s
-            moments.append((self._last_event_at + idle, f"the agent gave no sign of life for {idle:g} s"))
-            if self.limits.turn_timeout_s is not None:
-                limit = self.limits.turn_timeout_s
-                moments.append((began_at + limit, f"the turn passed its timeout of {limit:g} s"))
-            moment, message = min(moments)
+            moment, request = min(self._deadlines(began_at), key=lambda deadline: deadline[0])
             left = moment - time.monotonic()
             if left <= 0:
-                self.stop.ask("timeout", message)
+                self.stop.ask(request)
                 return
             await anyio.sleep(left)
 
-    async def _end_when_asked(self, scope: anyio.CancelScope) -> None:
+    def _deadlines(self, began_at: float) -> Iterator[tuple[float, StopRequest]]:
+        limits = self.limits
+        yield limits.deadline, _timeout(f"the run passed its timeout of {limits.timeout_s:g} s", restart=False)
+        idle_s = limits.idle_timeout_s
+        yield self._last_event_at + idle_s, _timeout(f"the agent gave no sign of life for {idle_s:g} s", restart=True)
+        if limits.turn_timeout_s is not None:
+            message = f"the turn passed its timeout of {limits.turn_timeout_s:g} s"
+            yield began_at + limits.turn_timeout_s, _timeout(message, restart=True)
+
+    async def _end_when_asked(self) -> object:
         request = await self.stop.wait()
         if request.reason == "solved":
             with anyio.move_on_after(SETTLE_TIMEOUT_S):
@@ -110,4 +108,8 @@ class TurnRunner:
         with anyio.move_on_after(INTERRUPT_TIMEOUT_S):
             await self.session.interrupt()
             await self._ended.wait()
-        scope.cancel()
+        return CANCEL
+
+
+def _timeout(message: str, *, restart: bool) -> StopRequest:
+    return StopRequest(reason="timeout", message=message, worth_restarting=restart)

@@ -1,0 +1,166 @@
+"""Run mode: from the command line to a configuration, a launcher, and the end as exit status."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import anyio
+import attrs
+
+from envoi_trace_core.builtin.local_launcher import LOCAL_LAUNCHER
+from envoi_trace_core.cli.output import printable
+from envoi_trace_core.cli.run_display import RunDisplay
+from envoi_trace_core.cli.run_options import RunOptions
+from envoi_trace_core.cli.storage_choice import choose_storage
+from envoi_trace_core.errors import UsageError
+from envoi_trace_core.ids import check_trajectory_id, new_trajectory_id
+from envoi_trace_core.plugins import Plugins
+from envoi_trace_core.protocols import Launcher
+from envoi_trace_core.run.config import RunConfig
+from envoi_trace_core.run.outcome import EXIT_BELOW_FAIL_UNDER, RunOutcome
+from envoi_trace_core.run.stop import StopRequest, StopSignal
+
+SIGNAL_EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+def run(options: RunOptions) -> int:
+    """Run a trajectory; gives the exit status."""
+    plugins = Plugins.load()
+    config = configuration(options, plugins)
+    display = RunDisplay(json=options.json, quiet=options.quiet)
+    launcher: Launcher = LOCAL_LAUNCHER.create(LOCAL_LAUNCHER.options())
+    try:
+        outcome = anyio.run(_launch, launcher, config, display, options.detach)
+    finally:
+        display.close()
+    if outcome is None:
+        return 0
+    return report(outcome, options)
+
+
+async def _launch(launcher: Launcher, config: RunConfig, display: RunDisplay, detach: bool) -> RunOutcome | None:
+    stop = StopSignal()
+    outcome: RunOutcome | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(_stop_on_signal, stop, display)
+        outcome = await launcher.launch(config, observer=display, stop=stop, detach=detach)
+        group.cancel_scope.cancel()
+    return outcome
+
+
+async def _stop_on_signal(stop: StopSignal, display: RunDisplay) -> None:
+    """The first signal ends the run and saves it; further ones say that it is still saving."""
+    with anyio.open_signal_receiver(*SIGNAL_EXIT_STATUS) as signals:
+        async for number in signals:
+            if stop.interrupted:
+                display.note(f"{number.name}: still saving the trace and closing the sandboxes")
+                continue
+            display.note(f"{number.name}: the trace is being saved and the sandboxes closed")
+            stop.ask(
+                StopRequest(
+                    reason="interrupted", message=f"ended by {number.name}", exit_status=SIGNAL_EXIT_STATUS[number]
+                )
+            )
+
+
+def configuration(options: RunOptions, plugins: Plugins) -> RunConfig:
+    """What the options ask for, with every default decided.
+
+    Raises:
+        UsageError: Something that is needed was not given, or can't be.
+    """
+    if options.task is None or options.env is None:
+        missing = "--task" if options.task is None else "--env"
+        raise UsageError(
+            f"{missing} is missing: a run needs a task and an environment",
+            mend="envoi-trace --task PATH --env PATH [options]; `envoi-trace --help` lists them",
+        )
+    trajectory_id = options.trajectory_id or new_trajectory_id()
+    check_trajectory_id(trajectory_id)
+    storage = choose_storage(plugins, options.storage, options.storage_opt)
+    if not options.quiet:
+        print(f"storage: {storage.spec.name} ({storage.reason})", file=sys.stderr)
+    return RunConfig(
+        trajectory_id=trajectory_id,
+        task=str(Path(options.task).absolute()),
+        environment=str(Path(options.env).absolute()),
+        agent=options.agent,
+        model=options.model,
+        agent_opts=tuple(options.agent_opt),
+        sandbox=options.sandbox,
+        sandbox_opts=tuple(options.sandbox_opt),
+        storage=storage.spec.name,
+        storage_opts=tuple(options.storage_opt),
+        params=pairs(options.param, "--param"),
+        lang=options.lang,
+        hidden=tuple(options.hidden),
+        labels=pairs(options.label, "--label"),
+        eval_sandbox=options.eval_sandbox,
+        eval_concurrency=options.eval_concurrency,
+        eval_grace_s=options.eval_grace,
+        max_parts=options.max_parts,
+        max_turns=options.max_turns,
+        max_tokens=options.max_tokens,
+        max_cost_usd=options.max_cost_usd,
+        timeout_s=options.timeout,
+        idle_timeout_s=options.idle_timeout,
+        turn_timeout_s=options.turn_timeout,
+        auto_resume=options.auto_resume,
+        max_restarts=options.max_restarts,
+        restart_delay_s=options.restart_delay,
+    )
+
+
+def pairs(words: tuple[str, ...], option: str) -> dict[str, str]:
+    """`KEY=VALUE` words as a mapping.
+
+    Raises:
+        UsageError: A word has no `=`, or no key.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or not key:
+            raise UsageError(f"{option} {word!r} is not KEY=VALUE", mend=f"{option} key=value")
+        found[key] = value
+    return found
+
+
+def report(outcome: RunOutcome, options: RunOptions) -> int:
+    """Tell the end; gives the exit status."""
+    status = outcome.exit_status
+    if options.fail_under is not None and status == 0 and outcome.best_share < options.fail_under:
+        status = EXIT_BELOW_FAIL_UNDER
+    if options.json:
+        print(json.dumps(_summary(outcome)))
+    _print_end(outcome, file=sys.stderr if options.json else sys.stdout)
+    return status
+
+
+def _summary(outcome: RunOutcome) -> dict[str, object]:
+    shown = (
+        "trajectory_id", "reason", "message", "parts", "turns", "solved_paths", "total_paths", "final_commit",
+        "trace_uri", "bundle_uri", "cost_usd",
+    )  # fmt: skip
+    return {name: getattr(outcome, name) for name in shown} | {"token_usage": attrs.asdict(outcome.token_usage)}
+
+
+def _print_end(outcome: RunOutcome, *, file: TextIO) -> None:
+    words = [
+        f"{outcome.reason}: {outcome.parts} parts in {outcome.turns} turns",
+        f"{outcome.solved_paths} of {outcome.total_paths} test paths solved",
+    ]
+    if outcome.token_usage.total:
+        words.append(f"{outcome.token_usage.total:,} tokens")
+    if outcome.cost_usd is not None:
+        words.append(f"${outcome.cost_usd:.4f}")
+    print(", ".join(words), file=file)
+    if outcome.message and outcome.reason not in ("solved", "part_limit"):
+        print(f"  {printable(outcome.message)}", file=file)
+    if outcome.mend:
+        print(f"  mend: {outcome.mend}", file=file)
+    print(f"  envoi-trace show {outcome.trajectory_id}", file=file)

@@ -1,0 +1,273 @@
+"""The durable side of a run: what outlives every sandbox, this program and this machine.
+
+Data is written before what refers to it: events before parts, commits before the parts that name them, and all of
+them before the fact that the run has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
+import anyio.to_thread
+import attrs
+
+from envoi_trace_core.domain.facts import CallRecorded, Fact, PartRecorded, TrajectoryBegun, TrajectoryEnded
+from envoi_trace_core.domain.parts import EnvoiCall, Evaluation
+from envoi_trace_core.domain.solving import VisibleStatus, visible_status
+from envoi_trace_core.errors import StorageError
+from envoi_trace_core.protocols import ResumeState, Storage
+from envoi_trace_core.repo.archives import write_bundle
+from envoi_trace_core.repo.git import Git
+from envoi_trace_core.run.ledger import Ledger, note_recorded
+from envoi_trace_core.run.observer import Observer
+from envoi_trace_core.run.outcome import RunEnd, RunOutcome, outcome_of
+from envoi_trace_core.run.plan import RunPlan
+from envoi_trace_core.run.resume import AgentStateFile, check_same_run, new_trajectory
+from envoi_trace_core.state import trajectory_dir
+from envoi_trace_core.trace.events import EventLog, compress_events
+from envoi_trace_core.trace.fold import TraceState
+from envoi_trace_core.trace.journal import Journal, read_journal
+from envoi_trace_core.trace.keys import bundle_key, events_key, events_path, journal_path, trace_key
+from envoi_trace_core.trace.lease import Lease
+from envoi_trace_core.trace.redact import Redactor
+from envoi_trace_core.run._tmpwriter import TraceWriter
+
+FLUSH_TIMEOUT_S = 120.0
+
+
+@attrs.define(kw_only=True)
+class Archive:
+    """One trajectory's record, held by one writer."""
+
+    plan: RunPlan
+    observer: Observer
+    storage: Storage
+    ledger: Ledger
+    events: EventLog
+    redactor: Redactor
+    writer: TraceWriter
+    agent_state: AgentStateFile
+    is_resumed: bool
+    passed_events: int
+    """Native events that were there when the trajectory last ended: nothing more is recorded of them."""
+    on_commit: Callable[[str], None] = lambda _commit: None
+    """Told of each commit that a part made."""
+
+    _turn_over: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _unsaved: list[str] = attrs.field(factory=list, init=False)
+    """What could not be uploaded at the end."""
+
+    def __attrs_post_init__(self) -> None:
+        self._turn_over.set()
+
+    # -- what it says -----------------------------------------------------------------------------
+
+    @property
+    def state(self) -> TraceState:
+        """The fold of all facts."""
+        return self.ledger.state
+
+    @property
+    def id(self) -> str:
+        """The trajectory's."""
+        return self.plan.config.trajectory_id
+
+    @property
+    def trace_uri(self) -> str:
+        """Where the trace stands."""
+        return self.storage.uri(trace_key(self.id))
+
+    @property
+    def bundle_uri(self) -> str:
+        """Where the repository will stand."""
+        return self.storage.uri(bundle_key(self.id))
+
+    @property
+    def mirror_dir(self) -> Path:
+        """The repository on this machine."""
+        return trajectory_dir(self.id) / "repo.git"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything to keep."""
+        return self.state.trajectory is not None
+
+    @property
+    def evaluations(self) -> Sequence[Evaluation]:
+        """All that are known, of any commit."""
+        return tuple(self.state.evaluations.values())
+
+    @property
+    def calls(self) -> Sequence[EnvoiCall]:
+        """All test calls that are known."""
+        return (*(call for row in self.state.rows for call in row.part.envoi_calls), *self.state.unclaimed_calls)
+
+    def commits_to_evaluate(self) -> Sequence[str]:
+        """Commits whose tests did not run to an end yet."""
+        done = {commit for commit, found in self.state.evaluations.items() if found.status in _FINAL}
+        return [commit for commit in self.state.commits if commit not in done]
+
+    def visible_status(self) -> VisibleStatus | None:
+        """How the newest tested commit stands, as far as the agent may know."""
+        evaluation = self.state.newest_evaluation()
+        if evaluation is None:
+            return None
+        return visible_status(evaluation, self.state.test_paths, self.plan.hidden)
+
+    def resume_state(self, *, same_sandbox: bool) -> ResumeState | None:
+        """What the agent needs to go on; None when there was no session yet."""
+        if not self.state.sessions:
+            return None
+        session_id = self.state.sessions[-1].session_id
+        return ResumeState(
+            session_id=session_id,
+            position=self.events.last_position(session_id),
+            turn_in_flight=self.state.open_turn is not None,
+            archive=self.agent_state.read(session_id),
+            same_sandbox=same_sandbox,
+        )
+
+    # -- what it takes ----------------------------------------------------------------------------
+
+    async def begin(self, *, test_paths: Sequence[str], initial_commit: str | None) -> None:
+        """Say what this trajectory is, once it is known, and again when it changed."""
+        fact = TrajectoryBegun(
+            trajectory=new_trajectory(self.plan, self.state.trajectory),
+            test_paths=tuple(test_paths),
+            initial_commit=self.state.initial_commit or initial_commit,
+        )
+        known = TrajectoryBegun(
+            trajectory=self.state.trajectory or fact.trajectory,
+            test_paths=self.state.test_paths,
+            initial_commit=self.state.initial_commit,
+        )
+        if not self.has_begun or fact != known:
+            await self.ledger.add(fact)
+
+    async def note_call(self, call: EnvoiCall) -> None:
+        """A test call ended, as the harness saw it: durable before the agent gets its answer."""
+        await self.ledger.add(CallRecorded(call=self.redactor.value(call)))
+
+    @contextmanager
+    def turn_in_progress(self) -> Iterator[None]:
+        """While a turn runs, an interrupt waits for it to wind down."""
+        self._turn_over = anyio.Event()
+        try:
+            yield
+        finally:
+            self._turn_over.set()
+
+    async def wait_turn_over(self) -> None:
+        """Wait until no turn is in progress."""
+        await self._turn_over.wait()
+
+    # -- its end ----------------------------------------------------------------------------------
+
+    async def save(self, end: RunEnd) -> None:
+        """Make the end a fact, and upload everything; a step that fails does not keep the next ones from trying."""
+        if not self.has_begun:
+            await self.begin(test_paths=(), initial_commit=None)
+        await self.ledger.add(
+            TrajectoryEnded(
+                reason=end.reason,
+                message=self.redactor.text(end.message) if end.message else None,
+                total_parts=self.state.part_count,
+                total_turns=self.state.turn_count,
+                final_commit=self.state.head,
+                at=datetime.now(UTC),
+                total_events=self.events.next_index - 1,
+            )
+        )
+        await self._try(self._upload_events)
+        await self._try(self._upload_bundle)
+        await self._try(self._flush_trace)
+
+    async def _try(self, step: Callable[[], object]) -> None:
+        try:
+            result = step()
+            assert hasattr(result, "__await__")
+            await result
+        except StorageError as error:
+            self._unsaved.append(error.message)
+
+    async def _flush_trace(self) -> None:
+        await self.writer.flush(FLUSH_TIMEOUT_S)
+
+    async def _upload_events(self) -> None:
+        with TemporaryDirectory(prefix="envoi-trace-") as folder:
+            packed = Path(folder) / "events.jsonl.zst"
+            await anyio.to_thread.run_sync(compress_events, self.events.path, packed)
+            await self.storage.put(events_key(self.id), packed)
+
+    async def _upload_bundle(self) -> None:
+        if self.state.head is None:
+            return
+        with TemporaryDirectory(prefix="envoi-trace-") as folder:
+            bundle = Path(folder) / "repo.bundle"
+            await anyio.to_thread.run_sync(_write_whole_bundle, self.mirror_dir, bundle)
+            await self.storage.put(bundle_key(self.id), bundle)
+
+    def outcome(self, end: RunEnd) -> RunOutcome:
+        """What is told of the run."""
+        return outcome_of(self.state, end, self.id, self.trace_uri, self.bundle_uri, tuple(self._unsaved))
+
+
+_FINAL = ("completed", "build_failed")
+
+
+def _write_whole_bundle(mirror_dir: Path, destination: Path) -> None:
+    write_bundle(Git(directory=mirror_dir), destination, since=None)
+
+
+@asynccontextmanager
+async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archive]:
+    """Take hold of a trajectory: the lease first, then all that is known of it.
+
+    Raises:
+        UsageError: Another run holds it, or what is stored is of another agent, task or environment.
+        StorageError: The storage can't be reached.
+    """
+    trajectory_id = plan.config.trajectory_id
+    async with AsyncExitStack() as stack:
+        storage = await plan.storage.spec.create(plan.storage.options)
+        stack.push_async_callback(storage.close)
+        await stack.enter_async_context(Lease.hold(storage, trajectory_id))
+        facts, damage = read_journal(journal_path(trajectory_id))
+        for line in damage:
+            observer.note(f"the journal's line {line.line_number} is lost: {line.reason}")
+        state = TraceState.of(facts)
+        check_same_run(plan, state)
+        journal = stack.enter_context(Journal.open(journal_path(trajectory_id)))
+        events = stack.enter_context(EventLog.open(events_path(trajectory_id)))
+        writer = await stack.enter_async_context(
+            TraceWriter(storage=storage, trajectory_id=trajectory_id, state=state)
+        )
+        recorded: dict[tuple[int, int], int] = {}
+        for fact in facts:
+            note_recorded(recorded, fact)
+        archive: Archive
+
+        def on_fact(fact: Fact) -> None:
+            writer.submit()
+            observer.fact(fact, state)
+            if isinstance(fact, PartRecorded) and fact.part.repo_checkpoint is not None:
+                archive.on_commit(fact.part.repo_checkpoint.commit_after)
+
+        archive = Archive(
+            plan=plan,
+            observer=observer,
+            storage=storage,
+            ledger=Ledger(journal=journal, state=state, recorded=recorded, on_fact=on_fact, warn=observer.note),
+            events=events,
+            redactor=Redactor(plan.secrets),
+            writer=writer,
+            agent_state=AgentStateFile(folder=trajectory_dir(trajectory_id)),
+            is_resumed=bool(facts),
+            passed_events=max((f.total_events for f in facts if isinstance(f, TrajectoryEnded)), default=0),
+        )
+        yield archive
