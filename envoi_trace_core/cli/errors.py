@@ -36,6 +36,10 @@ def guarded(command: Callable[[], int], *, debug: bool, origins: Callable[[], Ma
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return _after_broken_pipe()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # typer saw it first
+            return _after_broken_pipe()
+        raise
     except BaseExceptionGroup as group:
         if debug:
             raise

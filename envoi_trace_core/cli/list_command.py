@@ -14,15 +14,13 @@ import typer
 from envoi_trace_core.cli.output import Cell, Style, age, out_json, out_table, warn
 from envoi_trace_core.cli.reading import AsJson, StorageName, StorageOpts, StorageWords, run_async
 from envoi_trace_core.domain.parts import SessionEndReason
-from envoi_trace_core.errors import EnvoiTraceError, UsageError
+from envoi_trace_core.errors import UsageError
 from envoi_trace_core.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from envoi_trace_core.protocols import Storage
     from envoi_trace_core.trace.reader import TraceHeader
 
 IN_PROGRESS = "in progress"
-READS_AT_ONCE = 16
 SHORTEST_PREFIX = 13  # of a UUIDv7: its milliseconds
 _SPAN = re.compile(r"(\d+)([smhdw])")
 _SPAN_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -80,32 +78,17 @@ def list_trajectories(
 
 
 async def _headers(words: StorageWords) -> Sequence[TraceHeader]:
-    from envoi_trace_core.trace.keys import TRAJECTORIES
+    """Of all that can be read; one that can't is warned about and left out."""
+    from envoi_trace_core.trace.lookup import list_traces
 
     async with words.open() as storage:
-        keys = [info.key for info in await storage.list(TRAJECTORIES) if info.key.endswith("/trace.parquet")]
-        return await _read_all(storage, keys)
-
-
-async def _read_all(storage: Storage, keys: Sequence[str]) -> Sequence[TraceHeader]:
-    """Several at once; one that can't be read is warned about and left out."""
-    import anyio
-
-    from envoi_trace_core.trace.reader import read_header
-
-    headers: list[TraceHeader] = []
-    limiter = anyio.CapacityLimiter(READS_AT_ONCE)
-
-    async def read(key: str) -> None:
-        async with limiter:
-            try:
-                headers.append(await read_header(storage, key))
-            except EnvoiTraceError as error:
-                warn(f"{key} is left out: {error.message}")
-
-    async with anyio.create_task_group() as group:
-        for key in keys:
-            group.start_soon(read, key)
+        listed = await list_traces(storage)
+    headers = []
+    for trace in listed:
+        if trace.header is not None:
+            headers.append(trace.header)
+        elif trace.error is not None:
+            warn(f"{trace.trajectory_id} is left out: {trace.error.message}")
     return headers
 
 

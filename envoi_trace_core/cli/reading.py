@@ -99,9 +99,10 @@ async def find_trace(word: str, storage: StorageWords) -> Trace:
         UsageError: There is none, or several ids begin like that.
         TraceFormatError: It is damaged, or newer than this version.
     """
+    path = trace_file(word)
+
     from envoi_trace_core.trace.reader import read_trace, read_trajectory, resolve_id
 
-    path = trace_file(word)
     if path is not None:
         return read_trace(path)
     async with storage.open() as opened:
