@@ -89,7 +89,8 @@ class Redactor:
                 return value if pairs == value else pairs
             case _ if attrs.has(type(value)):
                 changes = {}
-                for name, alias in _text_fields(type(value)):
+                cls: Any = type(value)
+                for name, alias in _text_fields(cls):
                     old = getattr(value, name)
                     new = self._any(old)
                     if new is not old:

@@ -22,7 +22,7 @@ def strict_converter() -> Converter:
     converter.register_unstructure_hook(datetime, datetime.isoformat)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(_exactly(str)(value, str)))
-    converter.register_structure_hook(Mapping[str, str], _texts)
+    converter.register_structure_hook_func(lambda kind: kind == Mapping[str, str], _texts)
     return converter
 
 
