@@ -58,9 +58,7 @@ def check(
         lang=lang,
     )
     display = RunDisplay(quiet=True)
-    report = run_async(
-        lambda: run_check(config, Plugins.load(), solution=folder, repeat=repeat, observer=display)
-    )
+    report = run_async(lambda: run_check(config, Plugins.load(), solution=folder, repeat=repeat, observer=display))
     if json:
         out_json(_summary(report))
     else:

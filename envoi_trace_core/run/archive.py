@@ -35,7 +35,7 @@ from envoi_trace_core.trace.journal import Journal, read_journal
 from envoi_trace_core.trace.keys import bundle_key, events_key, events_path, journal_path, trace_key
 from envoi_trace_core.trace.lease import Lease
 from envoi_trace_core.trace.redact import Redactor
-from envoi_trace_core.run._tmpwriter import TraceWriter
+from envoi_trace_core.trace.writer import TraceWriter
 
 FLUSH_TIMEOUT_S = 120.0
 
@@ -49,6 +49,7 @@ class Archive:
     storage: Storage
     ledger: Ledger
     events: EventLog
+    lease: Lease
     redactor: Redactor
     writer: TraceWriter
     agent_state: AgentStateFile
@@ -236,7 +237,7 @@ async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archi
     async with AsyncExitStack() as stack:
         storage = await plan.storage.spec.create(plan.storage.options)
         stack.push_async_callback(storage.close)
-        await stack.enter_async_context(Lease.hold(storage, trajectory_id))
+        lease = await stack.enter_async_context(Lease.hold(storage, trajectory_id))
         facts, damage = read_journal(journal_path(trajectory_id))
         for line in damage:
             observer.note(f"the journal's line {line.line_number} is lost: {line.reason}")
@@ -244,9 +245,7 @@ async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archi
         check_same_run(plan, state)
         journal = stack.enter_context(Journal.open(journal_path(trajectory_id)))
         events = stack.enter_context(EventLog.open(events_path(trajectory_id)))
-        writer = await stack.enter_async_context(
-            TraceWriter(storage=storage, trajectory_id=trajectory_id, state=state)
-        )
+        writer = await stack.enter_async_context(TraceWriter.open(storage, trajectory_id, state))
         recorded: dict[tuple[int, int], int] = {}
         for fact in facts:
             note_recorded(recorded, fact)
@@ -264,6 +263,7 @@ async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archi
             storage=storage,
             ledger=Ledger(journal=journal, state=state, recorded=recorded, on_fact=on_fact, warn=observer.note),
             events=events,
+            lease=lease,
             redactor=Redactor(plan.secrets),
             writer=writer,
             agent_state=AgentStateFile(folder=trajectory_dir(trajectory_id)),

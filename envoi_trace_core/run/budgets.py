@@ -84,9 +84,7 @@ def _parse_price(text: str) -> Price:
         for item in text.split(","):
             key, _, value = item.partition(":")
             fields[key.strip()] = float(value)
-        price = Price(
-            input=fields["in"], cached_input=fields.get("cached", fields["in"]), output=fields["out"]
-        )
+        price = Price(input=fields["in"], cached_input=fields.get("cached", fields["in"]), output=fields["out"])
     except (KeyError, ValueError):
         fields = {"?": 0.0}
     if fields.keys() - {"in", "cached", "out"} or any(not 0 <= value < 1e9 for value in fields.values()):

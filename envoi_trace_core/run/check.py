@@ -100,9 +100,7 @@ async def _play(config: RunConfig, plugins: Plugins, scratch: Path) -> Path:
     workspace = scratch / "solution"
     workspace.mkdir()
     if outcome.final_commit is not None:
-        checkout_part(
-            root / "trajectories" / played.trajectory_id / "repo.bundle", outcome.final_commit, workspace
-        )
+        checkout_part(root / "trajectories" / played.trajectory_id / "repo.bundle", outcome.final_commit, workspace)
     return workspace
 
 
@@ -114,13 +112,9 @@ def _problems(plan: RunPlan, paths: tuple[str, ...], empty: TestRun, solutions: 
         if run.status == "build_failed":
             problems.append(f"the solution does not build: {run.error}")
         elif not is_solved(run.results, paths):
-            status = visible_status(
-                Evaluation(commit="", status=run.status, results=run.results), paths, ()
-            )
+            status = visible_status(Evaluation(commit="", status=run.status, results=run.results), paths, ())
             problems.append(f"the solution fails (run {number}):\n{failing_lines(status)}")
     outcomes = {tuple((result.path, result.counts) for result in run.results) for run in solutions}
     if len(outcomes) > 1:
         problems.append(f"the same solution gave different results in {len(solutions)} runs: the tests are flaky")
     return problems
-
-

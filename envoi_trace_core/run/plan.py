@@ -79,9 +79,7 @@ def make_plan(config: RunConfig, plugins: Plugins) -> RunPlan:
         parser=plugins.part_parser(agent_spec.event_format),
         sandbox=sandbox,
         storage=storage,
-        budgets=Budgets(
-            max_parts=config.max_parts, max_tokens=config.max_tokens, max_cost_usd=config.max_cost_usd
-        ),
+        budgets=Budgets(max_parts=config.max_parts, max_tokens=config.max_tokens, max_cost_usd=config.max_cost_usd),
         price=price,
         secrets={
             **agent_spec.secrets(agent.options),

@@ -21,9 +21,7 @@ SAME_ERROR_LIMIT = 3
 MAX_DELAY_S = 300.0
 
 
-async def run_with_restarts(
-    config: RunConfig, plugins: Plugins, *, observer: Observer, stop: StopSignal
-) -> RunOutcome:
+async def run_with_restarts(config: RunConfig, plugins: Plugins, *, observer: Observer, stop: StopSignal) -> RunOutcome:
     """Run a trajectory to its end, through as many restarts as the configuration allows.
 
     Raises:

@@ -1,9 +1,9 @@
 """One attempt at a trajectory, from the lease to the last snapshot.
 
-    archive    what outlives every sandbox: storage, lease, journal, events, mirror, snapshots
-    workplace  the sandboxes, the environment's runtime, the relay, the tests
-    turns      prompts to the agent until it is solved, out of budget, or fails
-    ending     the last evaluations, the end as a fact, repo.bundle and the last snapshot
+archive    what outlives every sandbox: storage, lease, journal, events, mirror, snapshots
+workplace  the sandboxes, the environment's runtime, the relay, the tests
+turns      prompts to the agent until it is solved, out of budget, or fails
+ending     the last evaluations, the end as a fact, repo.bundle and the last snapshot
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def _work(plan: RunPlan, archive: Archive, observer: Observer, stop: StopS
         return CANCEL
 
     try:
-        await run_beside(converse, cancel_when_interrupted)
+        await run_beside(converse, cancel_when_interrupted, archive.lease.wait_lost, archive.writer.wait_fenced)
     except EnvoiTraceError as error:
         if isinstance(error, UsageError) and not archive.has_begun:
             raise
