@@ -9,6 +9,8 @@ import subprocess
 import sys
 import zipfile
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,29 +30,49 @@ def test_it_is_the_same_each_time_and_has_no_syntax_newer_than_3_9():
             ast.parse(archive.read(name), name, feature_version=(3, 9))
 
 
+def home_for(tmp_path: Path, *actions: dict[str, object]) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "work").mkdir()
+    (home / "player.pyz").write_bytes(player_archive())
+    config = {"session_id": "s", "workspace": str(tmp_path / "work"), "checkpoint_command": [], "mcp_servers": []}
+    (home / "config.json").write_text(json.dumps(config))
+    (home / "actions.json").write_text(json.dumps(actions))
+    return home
+
+
+def run_player(python: str, home: Path, messages: bytes) -> list[dict[str, Any]]:
+    argv = [python, "-I", "-S", str(home / "player.pyz"), str(home)]
+    done = subprocess.run(argv, input=messages, capture_output=True, timeout=30, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 @pytest.mark.parametrize(
-    "python", [sys.executable, pytest.param(OLDEST, marks=pytest.mark.skipif(not OLDEST, reason="no python3.9"))]
+    "python",
+    [sys.executable, pytest.param(OLDEST, marks=pytest.mark.skipif(not OLDEST, reason="no python3.9"))],
 )
 def test_it_plays_with_nothing_but_the_standard_library(tmp_path, python):
-    home, work = tmp_path / "home", tmp_path / "work"
-    home.mkdir()
-    work.mkdir()
-    (home / "player.pyz").write_bytes(player_archive())
-    config = {"session_id": "s", "workspace": str(work), "checkpoint_command": [], "mcp_servers": []}
-    (home / "config.json").write_text(json.dumps(config))
     actions = [{"run": "cat f || echo none"}, {"write": "f", "content": "x"}, {"run_tests": ""}, {"sleep": 0}]
-    (home / "actions.json").write_text(json.dumps(actions))
-    argv = [python, "-I", "-S", str(home / "player.pyz"), str(home)]
-    prompt = b'no message\n[]\n{"type":"prompt","turn_id":"t","text":"go"}\n'
-    done = subprocess.run(argv, input=prompt, capture_output=True, timeout=30, check=True)
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["item"]["status"] for event in events if event["type"] == "item.completed"] == [
-        "completed",
-        "completed",
-        "failed",
-    ]
+    home = home_for(tmp_path, *actions)
+    events = run_player(python, home, b'no message\n[]\n{"type":"prompt","turn_id":"t","text":"go"}\n')
+    statuses = [event["item"]["status"] for event in events if event["type"] == "item.completed"]
+    assert statuses == ["completed", "completed", "failed"]
     assert events[-1]["type"] == "turn.completed"
-    assert (work / "f").read_text() == "x"
+    assert (tmp_path / "work" / "f").read_text() == "x"
+
+
+def test_what_a_killed_player_had_written_down_and_not_yet_told_is_told_by_the_next(tmp_path):
+    """The instant between the two can't be hit from outside, so its state is laid out by hand."""
+    home = home_for(tmp_path, {"write": "f", "content": "x"}, {"text": "next"})
+    untold = {"type": "item.completed", "item": {"id": "s-1", "kind": "file_write"}, "next_action": 1}
+    state = {"next_action": 1, "turn_id": "t", "turns": 1, "failed_once": [], "pending": [untold]}
+    (home / "state.json").write_text(json.dumps(state))
+    events = run_player(sys.executable, home, b"")
+    assert [event.get("item", {}).get("id") for event in events if event["type"] == "item.completed"] == ["s-1", "s-2"]
+    assert events[-1]["type"] == "turn.completed"
+    assert not (tmp_path / "work" / "f").exists(), "what was done is not done again"
+    [written_down] = json.loads((home / "state.json").read_text())["pending"]
+    assert written_down["type"] == "turn.completed"
 
 
 NEW_FILE = "--- /dev/null\n+++ b/sub/f\n@@ -0,0 +1 @@\n+one\n"
@@ -61,7 +83,7 @@ def test_a_patch_applies_below_another_repository(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    apply_patch(str(work), NEW_FILE)
+    apply_patch(str(work), "diff --git a/sub/f b/sub/f\nnew file mode 100644\n" + NEW_FILE)
     assert (work / "sub" / "f").read_text() == "one\n"
 
 
