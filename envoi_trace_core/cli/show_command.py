@@ -68,7 +68,7 @@ def show(
 
 
 def _header(trace: Trace) -> None:
-    trajectory, summary, reason = trace.trajectory, trace.summary, reason_of(trace)
+    trajectory, summary, reason = trace.trajectory, trace.summary, reason_of(trace.header)
     out(styled(printable(trajectory.trajectory_id), "bold"))
     out_fields(
         [
@@ -86,9 +86,13 @@ def _header(trace: Trace) -> None:
             ("solved", f"{summary.solved_paths}/{summary.total_paths} paths, best commit {summary.best_share:.0%}"),
             ("tokens", _tokens(summary.token_usage)),
             ("cost", None if summary.cost_usd is None else f"${summary.cost_usd:.4f}"),
-            ("unparsed", Cell(f"{summary.unparsed_events} events", "yellow" if summary.unparsed_events else None)),
+            ("unparsed", _unparsed(summary.unparsed_events)),
         ]
     )
+
+
+def _unparsed(count: int) -> Cell:
+    return Cell(f"{count} event{'' if count == 1 else 's'}", "yellow" if count else None)
 
 
 def _words(*words: str | None) -> str:

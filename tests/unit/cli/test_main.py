@@ -107,13 +107,15 @@ def test_debug_anywhere_gives_the_traceback(cli):
         assert "UsageError" in done.stderr
 
 
-def test_the_reader_of_the_output_may_leave(folder):
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # found by the last flush, or by the first line
+def test_the_reader_of_the_output_may_leave(folder, unbuffered):
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as stdout:
         done = subprocess.run(
             [sys.executable, "-m", "envoi_trace_core.cli.main", "plugins"],
             cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip
     assert done.returncode == 141
     assert done.stderr == ""

@@ -148,7 +148,7 @@ def test_show_gives_a_header_and_a_line_a_part(cli, stored, commits):
     for words in (
         ("agent", "script 1.0"), ("task", "merge_sort", '{"n": 3}'), ("environment", "sorting"),
         ("reason", "part_limit"), ("parts", "5 in 1 turn"), ("solved", "1/2 paths"), ("started", "took 1m 23s"),
-        ("tokens", "950 (900 in, 100 of it cached, 50 out)"), ("cost", "$0.0100"), ("unparsed", "1 events"),
+        ("tokens", "950 (900 in, 100 of it cached, 50 out)"), ("cost", "$0.0100"), ("unparsed", "1 event"),
     ):  # fmt: skip
         [line] = [line for line in text.splitlines() if line.startswith(words[0] + " ")]
         assert all(word in line for word in words)

@@ -98,7 +98,8 @@ def test_a_parameter_without_effect_is_refused(task):
     assert "makes no use" in refused(generated, n="5").message  # it would be recorded, and not be true
 
 
-def test_modules_beside_the_code_are_found_and_nothing_stays(task):
+def test_modules_beside_the_code_are_found_and_nothing_stays(task, monkeypatch):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     folder = task(en_md="Sort {n}", params_py="import beside_it_xyz\ndef params():\n    return {'n': beside_it_xyz.N}")
     (folder / "beside_it_xyz.py").write_text("N = 4\nprint('noise on stdout')")
     path, modules, files = list(sys.path), set(sys.modules), sorted(folder.iterdir())
