@@ -45,9 +45,9 @@ def guarded(command: Callable[[], int], *, debug: bool, origins: Callable[[], Ma
             raise
         return report(_only(group))
     except Exception as error:
-        if debug and not isinstance(error, typer.TyperException):
+        if debug and not _is_of_command_line(error):
             raise
-        return _report_command_line(error, origins()) if isinstance(error, typer.TyperException) else report(error)
+        return _report_command_line(error, origins()) if _is_of_command_line(error) else report(error)
     return status
 
 
@@ -80,7 +80,12 @@ def _say(message: str, mend: str | None) -> None:
         note(f"  {styled('mend:', 'green', sys.stderr)} {printable(mend)}")
 
 
-def _report_command_line(error: typer.TyperException, origins: Mapping[str, str]) -> int:
+def _is_of_command_line(error: BaseException) -> bool:
+    """Whether typer refused an option or command. Its classes have no public base in every version: all say this."""
+    return callable(getattr(error, "format_message", None))
+
+
+def _report_command_line(error: Exception, origins: Mapping[str, str]) -> int:
     """What typer says of a wrong option or command, where the value came from, and where the help is."""
     format_message = getattr(error, "format_message", None)
     text = str(format_message() if callable(format_message) else error)

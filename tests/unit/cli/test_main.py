@@ -58,7 +58,7 @@ def test_version(cli):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--agnt", "x"], "no such option: --agnt (Possible options: --agent"),
+        (["--agnt", "x"], "no such option: --agnt"),
         (["--max-parts", "many"], "invalid value for '--max-parts'"),
         (["--max-parts", "0"], "invalid value for '--max-parts'"),
         (["--fail-under", "1.5"], "invalid value for '--fail-under'"),
