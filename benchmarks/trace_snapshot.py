@@ -127,8 +127,8 @@ def run(folder: Path) -> None:
             read_ms, _ = timed_ms(lambda: read_trace(data).rows)  # noqa: B023
             append_ms, fold_ms = (sorted(column)[len(column) // 2] for column in zip(*sample, strict=True))
             print(
-                f"{upto:>6}  {append_ms:>6.2f} ms  {1000 * fold_ms:>6.1f} us  {snapshot_ms:>6.0f} ms  {first_ms:>6.0f} ms"
-                f"  {len(data) / 1e6:>6.1f} MB  {read_ms:>6.0f} ms"
+                f"{upto:>6}  {append_ms:>6.2f} ms  {1000 * fold_ms:>6.1f} us  {snapshot_ms:>6.0f} ms"
+                f"  {first_ms:>6.0f} ms  {len(data) / 1e6:>6.1f} MB  {read_ms:>6.0f} ms"
             )
             print(f"        {1000 / (append_ms + fold_ms):,.0f} parts/s")
 

@@ -17,7 +17,7 @@ _KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Fact)}
 @cache
 def converter() -> Converter:
     """The one converter of facts and headers."""
-    return strict_converter()
+    return strict_converter(is_stored_for_good=True)
 
 
 def fact_to_json(fact: Fact) -> str:

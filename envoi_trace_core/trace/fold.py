@@ -208,7 +208,10 @@ class TraceState:
     # -- one handler a kind of fact -----------------------------------------------------------------
 
     def _trajectory_begun(self, fact: TrajectoryBegun) -> None:
+        known = self.trajectory
         self.trajectory = fact.trajectory
+        if known is not None and fact.trajectory.agent_version is None:
+            self.trajectory = attrs.evolve(fact.trajectory, agent_version=known.agent_version)
         if fact.initial_commit is not None:
             self.initial_commit = fact.initial_commit
         if fact.test_paths != self.test_paths:

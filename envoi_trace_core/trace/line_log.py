@@ -44,14 +44,7 @@ def guard(json_object: str) -> bytes:
 
 def is_whole(line: bytes) -> bool:
     """Whether a line, its line end aside, is as it was written."""
-    head = line[:_BODY_AT]
-    if not (head.startswith(_PREFIX) and head.endswith(b'",')):
-        return False
-    try:
-        crc = int(head[len(_PREFIX) : -2], 16)
-    except ValueError:
-        return False
-    return zlib.crc32(line[_BODY_AT:]) == crc
+    return line[:_BODY_AT] == b'%s%08x",' % (_PREFIX, zlib.crc32(line[_BODY_AT:]))
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
