@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
 
 import anyio
 import attrs
 
 from envoi_trace_core.builtin.local_launcher import LOCAL_LAUNCHER
-from envoi_trace_core.cli.output import printable
+from envoi_trace_core.cli.output import note, out, printable
 from envoi_trace_core.cli.run_display import RunDisplay
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.cli.storage_choice import choose_storage
@@ -83,7 +82,7 @@ def configuration(options: RunOptions, plugins: Plugins) -> RunConfig:
     check_trajectory_id(trajectory_id)
     storage = choose_storage(plugins, options.storage, options.storage_opt)
     if not options.quiet:
-        print(f"storage: {storage.spec.name} ({storage.reason})", file=sys.stderr)
+        note(f"storage: {storage.spec.name} ({storage.reason})")
     return RunConfig(
         trajectory_id=trajectory_id,
         task=str(Path(options.task).absolute()),
@@ -136,8 +135,8 @@ def report(outcome: RunOutcome, options: RunOptions) -> int:
     if options.fail_under is not None and status == 0 and outcome.best_share < options.fail_under:
         status = EXIT_BELOW_FAIL_UNDER
     if options.json:
-        print(json.dumps(_summary(outcome)))
-    _print_end(outcome, file=sys.stderr if options.json else sys.stdout)
+        out(json.dumps(_summary(outcome)))
+    _print_end(outcome, say=note if options.json else out)
     return status
 
 
@@ -149,7 +148,7 @@ def _summary(outcome: RunOutcome) -> dict[str, object]:
     return {name: getattr(outcome, name) for name in shown} | {"token_usage": attrs.asdict(outcome.token_usage)}
 
 
-def _print_end(outcome: RunOutcome, *, file: TextIO) -> None:
+def _print_end(outcome: RunOutcome, *, say: Callable[[str], None]) -> None:
     words = [
         f"{outcome.reason}: {outcome.parts} parts in {outcome.turns} turns",
         f"{outcome.solved_paths} of {outcome.total_paths} test paths solved",
@@ -158,9 +157,9 @@ def _print_end(outcome: RunOutcome, *, file: TextIO) -> None:
         words.append(f"{outcome.token_usage.total:,} tokens")
     if outcome.cost_usd is not None:
         words.append(f"${outcome.cost_usd:.4f}")
-    print(", ".join(words), file=file)
+    say(", ".join(words))
     if outcome.message and outcome.reason not in ("solved", "part_limit"):
-        print(f"  {printable(outcome.message)}", file=file)
+        say(f"  {printable(outcome.message)}")
     if outcome.mend:
-        print(f"  mend: {outcome.mend}", file=file)
-    print(f"  envoi-trace show {outcome.trajectory_id}", file=file)
+        say(f"  mend: {outcome.mend}")
+    say(f"  envoi-trace show {outcome.trajectory_id}")

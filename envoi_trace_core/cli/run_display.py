@@ -120,4 +120,5 @@ def _evaluation_line(evaluation: Evaluation, state: TraceState) -> str:
     if evaluation.status != "completed":
         what = f"{evaluation.status}: {printable(evaluation.error or '')[:SUMMARY_WIDTH]}"
     part = state.part_of_commit(evaluation.commit)
-    return f"      evaluation of part {part} [{evaluation.commit[:8]}] {what}"
+    where = "the start" if part is None else f"part {part}"
+    return f"      evaluation of {where} [{evaluation.commit[:8]}] {what}"

@@ -16,7 +16,15 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from envoi_trace_core.domain.facts import CallRecorded, Fact, PartRecorded, TrajectoryBegun, TrajectoryEnded
+from envoi_trace_core.domain.facts import (
+    CallRecorded,
+    EventsUnparsed,
+    Fact,
+    PartRecorded,
+    TrajectoryBegun,
+    TrajectoryEnded,
+    UsageRecorded,
+)
 from envoi_trace_core.domain.parts import EnvoiCall, Evaluation
 from envoi_trace_core.domain.solving import VisibleStatus, visible_status
 from envoi_trace_core.errors import StorageError
@@ -29,7 +37,7 @@ from envoi_trace_core.run.outcome import RunEnd, RunOutcome, outcome_of
 from envoi_trace_core.run.plan import RunPlan
 from envoi_trace_core.run.resume import AgentStateFile, check_same_run, new_trajectory
 from envoi_trace_core.state import trajectory_dir
-from envoi_trace_core.trace.events import EventLog, compress_events
+from envoi_trace_core.trace.events import EventLog, StoredEvent, compress_events, read_events
 from envoi_trace_core.trace.fold import TraceState
 from envoi_trace_core.trace.journal import Journal, read_journal
 from envoi_trace_core.trace.keys import bundle_key, events_key, events_path, journal_path, trace_key
@@ -54,8 +62,8 @@ class Archive:
     writer: TraceWriter
     agent_state: AgentStateFile
     is_resumed: bool
-    passed_events: int
-    """Native events that were there when the trajectory last ended: nothing more is recorded of them."""
+    left_out: Sequence[range]
+    """Indices of native events that came after the last part of an earlier end: they stay in the events log only."""
     on_commit: Callable[[str], None] = lambda _commit: None
     """Told of each commit that a part made."""
 
@@ -127,11 +135,24 @@ class Archive:
         session_id = self.state.sessions[-1].session_id
         return ResumeState(
             session_id=session_id,
-            position=self.events.last_position(session_id),
+            position=self._last_position(session_id),
             turn_in_flight=self.state.open_turn is not None,
             archive=self.agent_state.read(session_id),
             same_sandbox=same_sandbox,
         )
+
+    def counted_events(self, session_id: str) -> Iterator[StoredEvent]:
+        """The stored events of a session that its parts are made of."""
+        for stored in read_events(self.events.path):
+            index = stored.event.index
+            if stored.event.session_id == session_id and not any(index in indices for indices in self.left_out):
+                yield stored
+
+    def _last_position(self, session_id: str) -> str | None:
+        position = None
+        for stored in self.counted_events(session_id):
+            position = stored.position
+        return position
 
     # -- what it takes ----------------------------------------------------------------------------
 
@@ -225,6 +246,23 @@ def _write_whole_bundle(mirror_dir: Path, destination: Path) -> None:
     write_bundle(Git(directory=mirror_dir), destination, since=None)
 
 
+def _events_left_out(facts: Sequence[Fact]) -> list[range]:
+    left_out: list[range] = []
+    newest = 0
+    for fact in facts:
+        match fact:
+            case PartRecorded(part=part):
+                newest = max(newest, part.event_index)
+            case UsageRecorded() | EventsUnparsed():
+                newest = max(newest, fact.event_index)
+            case TrajectoryEnded(total_events=count) if count > newest:
+                left_out.append(range(newest + 1, count + 1))
+                newest = count
+            case _:
+                pass
+    return left_out
+
+
 @asynccontextmanager
 async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archive]:
     """Take hold of a trajectory: the lease first, then all that is known of it.
@@ -249,6 +287,7 @@ async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archi
         recorded: dict[tuple[int, int], int] = {}
         for fact in facts:
             note_recorded(recorded, fact)
+        left_out = _events_left_out(facts)
         archive: Archive
 
         def on_fact(fact: Fact) -> None:
@@ -268,6 +307,6 @@ async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archi
             writer=writer,
             agent_state=AgentStateFile(folder=trajectory_dir(trajectory_id)),
             is_resumed=bool(facts),
-            passed_events=max((f.total_events for f in facts if isinstance(f, TrajectoryEnded)), default=0),
+            left_out=left_out,
         )
         yield archive

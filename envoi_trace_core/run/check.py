@@ -7,15 +7,15 @@ from pathlib import Path
 
 import attrs
 
-from envoi_trace_core.domain.solving import failing_lines, is_solved, visible_status
 from envoi_trace_core.domain.parts import Evaluation
+from envoi_trace_core.domain.solving import failing_lines, is_solved, visible_status
 from envoi_trace_core.harness.results import TestRun
 from envoi_trace_core.harness.runtime import EnvoiRuntime
 from envoi_trace_core.ids import new_trajectory_id
 from envoi_trace_core.plugins import Plugins
 from envoi_trace_core.run.config import RunConfig
 from envoi_trace_core.run.observer import Observer, SilentObserver
-from envoi_trace_core.run.plan import RunPlan, make_plan
+from envoi_trace_core.run.plan import make_plan
 from envoi_trace_core.run.stop import StopSignal
 from envoi_trace_core.run.trajectory import run_trajectory
 from envoi_trace_core.run.workplace import open_sandbox
@@ -78,7 +78,7 @@ async def check(
         test_paths=paths,
         empty=empty,
         solutions=tuple(solutions),
-        problems=tuple(_problems(plan, paths, empty, solutions)),
+        problems=tuple(_problems(paths, empty, solutions)),
     )
 
 
@@ -104,7 +104,7 @@ async def _play(config: RunConfig, plugins: Plugins, scratch: Path) -> Path:
     return workspace
 
 
-def _problems(plan: RunPlan, paths: tuple[str, ...], empty: TestRun, solutions: list[TestRun]) -> list[str]:
+def _problems(paths: tuple[str, ...], empty: TestRun, solutions: list[TestRun]) -> list[str]:
     problems: list[str] = []
     if is_solved(empty.results, paths):
         problems.append("every test passes on an empty workspace: they test nothing")

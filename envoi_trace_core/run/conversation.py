@@ -11,6 +11,7 @@ from anyio import to_thread
 
 from envoi_trace_core.domain.facts import SessionBegun, TurnBegun, TurnEnded
 from envoi_trace_core.domain.solving import follow_up_prompt
+from envoi_trace_core.errors import EnvoiTraceError
 from envoi_trace_core.protocols import AgentSession
 from envoi_trace_core.run.archive import Archive
 from envoi_trace_core.run.beside import CANCEL, run_beside
@@ -81,13 +82,12 @@ class Conversation:
             redactor=archive.redactor,
             max_parts=self.plan.config.max_parts,
             price=self.plan.price,
-            passed_events=archive.passed_events,
             sandbox_was_lost=not self.workplace.agent.is_same,
         )
         await archive.ledger.add(
             SessionBegun(session_id=session.session_id, at=datetime.now(UTC), agent_version=session.agent_version)
         )
-        await recorder.replay(archive.events.read(session.session_id))
+        await recorder.replay(stored.event for stored in archive.counted_events(session.session_id))
         return recorder
 
     async def _take_turns(self, session: AgentSession, recorder: Recorder) -> None:
@@ -180,15 +180,23 @@ class Conversation:
                 await self._save_state(session)
 
     async def _save_state(self, session: AgentSession) -> None:
-        with anyio.move_on_after(SAVE_STATE_TIMEOUT_S):
-            archive = await session.save_state()
-            if archive is not None:
-                await to_thread.run_sync(self.archive.agent_state.write, session.session_id, archive)
+        """Keep the agent's own state, if it can be had: a failure here must not end, or hide the end of, a run."""
+        try:
+            with anyio.fail_after(SAVE_STATE_TIMEOUT_S):
+                state = await session.save_state()
+            if state is not None:
+                await to_thread.run_sync(self.archive.agent_state.write, session.session_id, state)
+        except (EnvoiTraceError, TimeoutError, OSError) as error:
+            self.observer.note(f"the agent's own state could not be saved: {error or 'no answer in time'}")
 
     async def _wrap_up(self, session: AgentSession, recorder: Recorder) -> None:
         """Close what is open. After a failure that a restart will mend, the restart completes it instead."""
         will_restart = not self.stop.is_set and self.plan.config.auto_resume
         if will_restart:
+            await self._save_state(session)
             return
-        await recorder.end_turn()
-        await recorder.finish()
+        try:
+            await recorder.end_turn()
+            await recorder.finish()
+        except EnvoiTraceError as error:
+            self.observer.note(f"what was still open could not be recorded: {error.message}")

@@ -41,8 +41,6 @@ class Recorder:
     redactor: Redactor
     max_parts: int
     price: Price | None = None
-    passed_events: int = 0
-    """Events up to this index belong to an earlier end of the trajectory: what was not recorded then stays out."""
     sandbox_was_lost: bool = False
     """Whether the sandbox in which the stored events happened is gone, and with it their checkpoints."""
 
@@ -91,7 +89,7 @@ class Recorder:
             recorded_as = self.ledger.recorded.get((event.index, ordinal))
             if recorded_as is not None:
                 self._remember(draft, recorded_as)
-            elif event.index > self.passed_events:
+            else:
                 await self._record(event, ordinal, draft)
 
     def _remember(self, draft: Draft, part: int) -> None:

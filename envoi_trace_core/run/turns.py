@@ -103,7 +103,7 @@ class TurnRunner:
         request = await self.stop.wait()
         if request.reason == "solved":
             with anyio.move_on_after(SETTLE_TIMEOUT_S):
-                while not self.calls_settled():
+                while not self.calls_settled():  # noqa: ASYNC110 - it depends on the tool, the journal and the agent
                     await anyio.sleep(0.02)
         with anyio.move_on_after(INTERRUPT_TIMEOUT_S):
             await self.session.interrupt()

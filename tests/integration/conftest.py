@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import pytest
 
 from envoi_trace_core.trace.reader import Trace, read_trace
 
-REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "envoi_trace_core"]
 
 NEVER_SOLVED = """
@@ -58,7 +57,9 @@ class Run:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        return pq.read_table(self.folder / "trace.parquet").to_pylist()
+        # Opened once: a snapshot may take the file's place between two openings.
+        with pq.ParquetFile(self.folder / "trace.parquet") as file:
+            return file.read().to_pylist()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -109,6 +110,30 @@ class Bench:
             [*COMMAND, *words], cwd=self.root, env=self.environ, capture_output=True, text=True, timeout=60, check=False
         )
 
+    def finished(self, trajectory_id: str = "t1") -> Run:
+        """A run that `start` began, as its artifacts tell it."""
+        return Run(0, "", "", trajectory_id, self.root)
+
+    def parts(self, trajectory_id: str = "t1") -> int:
+        """Parts in the journal by now."""
+        path = self.journal(trajectory_id)
+        return path.read_text().count('"PartRecorded"') if path.exists() else 0
+
+    @staticmethod
+    def kill_hard(process: subprocess.Popen[str]) -> None:
+        """SIGKILL to the orchestrator and nothing else."""
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)
+
+    @staticmethod
+    def tree_at(run: Run, commit: str) -> str:
+        """The hash of the workspace at a commit of `repo.bundle`."""
+        clone = run.folder.parent / f"{run.trajectory_id}-clone"
+        if not clone.exists():
+            subprocess.run(["git", "clone", "-q", run.folder / "repo.bundle", clone], check=True)
+        words = ["git", "rev-parse", f"{commit}^{{tree}}"]
+        return subprocess.run(words, cwd=clone, check=True, capture_output=True, text=True).stdout
+
     def journal(self, trajectory_id: str = "t1") -> Path:
         return self.state / "trajectories" / trajectory_id / "journal.jsonl"
 
@@ -127,7 +152,7 @@ class Bench:
 
     def sandboxes(self) -> list[Path]:
         folder = self.state / "sandboxes"
-        return list(folder.iterdir()) if folder.is_dir() else []
+        return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
 @pytest.fixture
@@ -150,17 +175,3 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.01)
 
     return wait
-
-
-def kill_hard(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to the orchestrator and nothing else."""
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=30)
-
-
-def git(*words: str, cwd: Path, **kwargs: Any) -> str:
-    return subprocess.run(["git", *words], cwd=cwd, check=True, capture_output=True, text=True, **kwargs).stdout
-
-
-def part_types(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [row["part_type"] for row in rows]
