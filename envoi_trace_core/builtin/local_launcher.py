@@ -22,9 +22,7 @@ class LocalLauncher:
 
     options: NoOptions
 
-    async def launch(
-        self, config: RunConfig, *, observer: Observer, stop: StopSignal, detach: bool
-    ) -> RunOutcome:
+    async def launch(self, config: RunConfig, *, observer: Observer, stop: StopSignal, detach: bool) -> RunOutcome:
         """Run to the end.
 
         Raises:

@@ -13,7 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from envoi_trace_core.cli import check_command, graph_command, list_command, plugins_command, show_command
+from envoi_trace_core.cli import (
+    check_command,
+    graph_command,
+    import_command,
+    list_command,
+    plugins_command,
+    show_command,
+)
 from envoi_trace_core.cli.errors import guarded
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.cli.signature import option_shapes, takes_run_options
@@ -82,6 +89,7 @@ app.command("check")(check_command.check)
 app.command("list")(list_command.list_trajectories)
 app.command("show")(show_command.show)
 app.command("graph")(graph_command.graph)
+app.command("import")(import_command.import_)
 app.command("plugins")(plugins_command.plugins)
 
 

@@ -14,10 +14,11 @@ import attrs
 
 from envoi_trace_core.domain.drafts import Draft, NativeEvent, PartDraft, UnparsedEvent, UsageDraft
 from envoi_trace_core.domain.facts import CallsClaimed, EventsUnparsed, PartRecorded, UsageRecorded
-from envoi_trace_core.domain.parts import EnvoiCall, Part
+from envoi_trace_core.domain.parts import EnvoiCall
 from envoi_trace_core.protocols import AgentOutput, PartParser
 from envoi_trace_core.repo.repository import CheckpointResult, Repository
 from envoi_trace_core.run.budgets import Price
+from envoi_trace_core.run.completion import part_of
 from envoi_trace_core.run.ledger import Ledger
 from envoi_trace_core.trace.events import EventLog
 from envoi_trace_core.trace.redact import Redactor
@@ -123,7 +124,17 @@ class Recorder:
         result = await self._checkpoint(draft, number, at)
         if result.warning:
             self.ledger.warn(result.warning)
-        part = self._complete(event, ordinal, self.redactor.value(draft), number, at, result)
+        part = part_of(
+            event,
+            ordinal,
+            self.redactor.value(draft),
+            part=number,
+            turn=self.turn,
+            git_commit=result.commit,
+            repo_checkpoint=result.checkpoint,
+            patch=result.patch,
+            envoi_calls=self._claim(draft),
+        )
         await self.ledger.add(PartRecorded(part=part))
         self._remember(draft, number)
         await self._settle_early_usage()
@@ -132,40 +143,6 @@ class Recorder:
         if not draft.may_change_files:
             return CheckpointResult(commit=self.repository.head, checkpoint=None, patch=None, warning=None)
         return await self.repository.checkpoint(call_id=draft.call_id, part=number, at=at)
-
-    def _complete(
-        self,
-        event: NativeEvent,
-        ordinal: int,
-        draft: PartDraft,
-        number: int,
-        at: datetime,
-        result: CheckpointResult,
-    ) -> Part:
-        return Part(
-            part=number,
-            turn=self.turn,
-            session_id=draft.session_id or self.session_id,
-            timestamp=at,
-            duration_ms=draft.duration_ms,
-            event_index=event.index,
-            draft_ordinal=ordinal,
-            part_type=draft.part_type,
-            role=draft.role,
-            item_type=draft.item_type,
-            summary=draft.summary or _summary(draft),
-            content=draft.content,
-            tool_name=draft.tool_name,
-            tool_status=draft.tool_status,
-            tool_input=draft.tool_input,
-            tool_output=draft.tool_output,
-            tool_error=draft.tool_error,
-            tool_exit_code=draft.tool_exit_code,
-            git_commit=result.commit,
-            repo_checkpoint=result.checkpoint,
-            patch=result.patch,
-            envoi_calls=self._claim(draft),
-        )
 
     def _claim(self, draft: PartDraft) -> tuple[EnvoiCall, ...]:
         """The test call of a `run_tests` part: the oldest one of the same path, else the oldest."""
@@ -202,10 +179,3 @@ class Recorder:
         for position, (event, ordinal, draft) in enumerate(self._early_usage):
             self._early_usage[position] = (event, ordinal, attrs.evolve(draft, call_id=None))
         await self._settle_early_usage()
-
-
-def _summary(draft: PartDraft) -> str:
-    """The first line of what there is, at most 160 characters."""
-    text = draft.content or draft.tool_input or draft.tool_output or draft.tool_error or ""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return line if len(line) <= 160 else line[:159] + "…"
