@@ -337,10 +337,7 @@ def codex_pids(bench: Bench) -> list[int]:
     return found
 
 
-FIRST_TURN = pytest.param(0, marks=pytest.mark.xfail(reason="an agent's state is saved at the ends of turns only"))
-
-
-@pytest.mark.parametrize("turns_before", [FIRST_TURN, 1])
+@pytest.mark.parametrize("turns_before", [0, 1])
 def test_kill_9_of_codex_goes_on_in_the_same_thread(endless: Bench, turns_before: int) -> None:
     before = [answer(Message("a whole turn"))] * turns_before
     held = answer(Message("begun"), gate=threading.Event())
