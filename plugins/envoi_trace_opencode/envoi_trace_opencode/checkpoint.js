@@ -11,7 +11,7 @@ export const Checkpoint = async () => ({
   // Commands of the agent see the sandbox's environment, not that of the server.
   "shell.env": async (_input, output) => {
     for (const name of Object.keys(process.env)) {
-      if (name.startsWith("OPENCODE_") || name.startsWith("XDG_") || name === "ENVOI_TRACE_OPENCODE") output.env[name] = ""
+      if (name.startsWith("OPENCODE_") || name.startsWith("XDG_") || name.startsWith("ENVOI_TRACE_OPENCODE")) output.env[name] = ""
     }
     Object.assign(output.env, given.environment)
   },

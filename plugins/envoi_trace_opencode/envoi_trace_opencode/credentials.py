@@ -13,6 +13,8 @@ from envoi_trace_opencode.options import OpenCodeOptions
 from envoi_trace_opencode.providers import PROVIDERS, ModelChoice
 
 MAX_AUTH_BYTES = 1024 * 1024
+MIN_KEY_CHARS = 8
+"""What is shorter is no key; replacing it wherever it stands would spoil a trace."""
 
 
 def find_key(options: OpenCodeOptions, choice: ModelChoice) -> str:
@@ -52,7 +54,7 @@ def all_keys(options: OpenCodeOptions) -> dict[str, str]:
     for provider, entry in _load(path, is_named=bool(options.auth_file)).items():
         if isinstance(entry, dict) and isinstance(entry.get("key"), str) and entry["key"].strip():
             found[f"opencode key of {provider}"] = entry["key"].strip()
-    return found
+    return {name: value for name, value in found.items() if len(value) >= MIN_KEY_CHARS}
 
 
 def _from_file(path: Path, provider: str, *, is_named: bool) -> str | None:

@@ -33,6 +33,13 @@ def _secrets(options: OpenCodeOptions) -> Mapping[str, str]:
     return all_keys(options)
 
 
+def _check(model: str | None, options: OpenCodeOptions) -> None:
+    from envoi_trace_opencode.credentials import find_key
+    from envoi_trace_opencode.providers import choose
+
+    find_key(options, choose(model, options))
+
+
 def _parser() -> PartParser:
     from envoi_trace_opencode.parsing.parser import OpenCodeParser
 
@@ -51,6 +58,7 @@ def envoi_trace_agents() -> Iterable[AgentSpec[OpenCodeOptions]]:
         requirements=_requirements,
         secrets=_secrets,
         reports_cost=True,
+        check=_check,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import platform
 import subprocess
 from contextlib import AbstractAsyncContextManager
@@ -128,14 +127,9 @@ class OpenCode:
         told = [json.loads(output.raw) for output in self.outputs]
         return [event for event in told if event.get("type") == kind]
 
-
-def processes_with(words: str) -> list[int]:
-    """Processes of this machine with these words in their command line."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if words.encode() in (folder / "cmdline").read_bytes() and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
+    async def processes(self, *words: str) -> list[str]:
+        """Command lines in the sandbox that hold one of these words."""
+        script = 'for file in /proc/[0-9]*/cmdline; do tr "\\0" " " <"$file" 2>/dev/null && echo; done; exit 0'
+        told = await self.sandbox.run(("sh", "-c", script), timeout_s=30, cwd="/")
+        lines = told.stdout.decode("utf-8", "replace").splitlines()
+        return [line for line in lines if any(word in line for word in words) and "/proc/[0-9]*" not in line]

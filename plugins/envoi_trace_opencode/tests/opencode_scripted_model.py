@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -84,7 +85,7 @@ Script = Callable[[Request], Answer | Failure]
 
 
 class ScriptedModel:
-    """Answers in order; when the script is at its end, with the last answer again. Requests without tools get a title."""
+    """Answers in order, and at the script's end with the last one again. Requests without tools get a title."""
 
     def __init__(self) -> None:
         self.answers: list[Answer | Failure | Script] = [Answer(text="done")]
@@ -92,8 +93,7 @@ class ScriptedModel:
         self.given = 0
         self._lock = threading.Lock()
         self._released = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._server.daemon_threads = True
+        self._server = _Listener(self)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -144,66 +144,72 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def _handler_of(model: ScriptedModel) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
 
-        def log_message(self, *_arguments: Any) -> None:
-            pass
+    def __init__(self, model: ScriptedModel) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.model = model
 
-        def do_POST(self) -> None:
-            self.close_connection = True
-            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
-            found = model.take(Request(body, {name.lower(): value for name, value in self.headers.items()}))
-            try:
-                self._fail(found) if isinstance(found, Failure) else self._stream(found, str(body.get("model")))
-            except (BrokenPipeError, ConnectionResetError):
-                pass
 
-        def _fail(self, failure: Failure) -> None:
-            data = json.dumps({"error": {"message": failure.message, "type": "scripted", "code": None}}).encode()
-            self.send_response(failure.status)
-            for name, value in {**failure.headers, "content-length": str(len(data))}.items():
-                self.send_header(name, value)
-            self.send_header("content-type", "application/json")
-            self.end_headers()
-            self.wfile.write(data)
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Listener
 
-        def _stream(self, found: Answer, model_name: str) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "text/event-stream")
-            self.send_header("connection", "close")
-            self.end_headers()
-            number = model.given
+    def log_message(self, *_arguments: Any) -> None:
+        pass
 
-            def tell(choices: list[dict[str, Any]], **more: Any) -> None:
-                about = {"id": f"chat-{number}", "object": "chat.completion.chunk", "created": 1, "model": model_name}
-                self.wfile.write(b"data: " + json.dumps({**about, "choices": choices, **more}).encode() + b"\n\n")
-                self.wfile.flush()
+    def do_POST(self) -> None:
+        self.close_connection = True
+        body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
+        found = self.server.model.take(Request(body, {name.lower(): value for name, value in self.headers.items()}))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if isinstance(found, Failure):
+                self._fail(found)
+            else:
+                self._stream(found)
 
-            def delta(finish: str | None = None, **fields: Any) -> None:
-                tell([{"index": 0, "delta": fields, "finish_reason": finish}])
+    def _fail(self, failure: Failure) -> None:
+        data = json.dumps({"error": {"message": failure.message, "type": "scripted", "code": None}}).encode()
+        self.send_response(failure.status)
+        for name, value in {**failure.headers, "content-length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(data)
 
-            delta(role="assistant", content="")
-            for half in _halves(found.reasoning):
-                delta(reasoning_content=half)
-            for half in _halves(found.text):
-                delta(content=half)
-            if found.holds:
-                model.wait_released()
-            if found.drops:
-                return
-            for index, call in enumerate(found.calls):
-                given = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
-                function = {"name": call.name, "arguments": ""}
-                about = {"index": index, "id": f"call_{number}_{index}", "type": "function", "function": function}
-                delta(tool_calls=[about])
-                delta(tool_calls=[{"index": index, "function": {"arguments": given}}])
-            delta("tool_calls" if found.calls else "stop")
-            tell([], usage=found.usage)
-            self.wfile.write(b"data: [DONE]\n\n")
+    def _tell(self, choices: list[dict[str, Any]], **more: Any) -> None:
+        about = {"id": "chat", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
+        self.wfile.write(b"data: " + json.dumps({**about, "choices": choices, **more}).encode() + b"\n\n")
+        self.wfile.flush()
 
-    return Handler
+    def _delta(self, finish: str | None = None, **fields: Any) -> None:
+        self._tell([{"index": 0, "delta": fields, "finish_reason": finish}])
+
+    def _stream(self, found: Answer) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        self._delta(role="assistant", content="")
+        for half in _halves(found.reasoning):
+            self._delta(reasoning_content=half)
+        for half in _halves(found.text):
+            self._delta(content=half)
+        if found.holds:
+            self.server.model.wait_released()
+        if found.drops:
+            return
+        number = self.server.model.given
+        for index, call in enumerate(found.calls):
+            given = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
+            function = {"name": call.name, "arguments": ""}
+            about = {"index": index, "id": f"call_{number}_{index}", "type": "function", "function": function}
+            self._delta(tool_calls=[about])
+            self._delta(tool_calls=[{"index": index, "function": {"arguments": given}}])
+        self._delta("tool_calls" if found.calls else "stop")
+        self._tell([], usage=found.usage)
+        self.wfile.write(b"data: [DONE]\n\n")
 
 
 def _halves(text: str) -> list[str]:

@@ -11,6 +11,14 @@ from opencode_scripted_model import Answer, Call, Failure, ScriptedModel, answer
 
 from envoi_trace_core.errors import AgentError, UsageError
 
+KILL_DRIVER = """
+for file in $(ls -v -d /proc/[0-9]*/cmdline); do
+  case $(tr '\\0' ' ' <"$file" 2>/dev/null) in
+    /*python*driver.pyz*) pid=${file#/proc/}; kill -9 "${pid%/cmdline}"; [ "$1" = True ] || exit 0;;
+  esac
+done
+"""
+
 pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(120)]
 
 KILL_SERVER = """
@@ -69,7 +77,7 @@ async def test_a_model_that_cant_be_reached(opencode: OpenCode) -> None:
         unused.bind(("127.0.0.1", 0))
         opencode.set_option(base_url=f"http://127.0.0.1:{unused.getsockname()[1]}/v1", retry_timeout_s=3.0)
         async with opencode.open() as session:
-            with anyio.fail_after(30), pytest.raises(AgentError, match="can't be reached.*refused"):
+            with anyio.fail_after(30), pytest.raises(AgentError, match=r"can't be reached.*refused"):
                 await opencode.take(session, "go")
 
 
@@ -128,8 +136,9 @@ async def test_a_killed_server_takes_its_commands_along_and_is_started_again(
     assert model.requests[-1].prompts[-2:] == ["work", "go on"]
 
 
+@pytest.mark.parametrize("with_guard", [False, True])
 async def test_a_killed_driver_takes_everything_along_and_another_goes_on(
-    opencode: OpenCode, model: ScriptedModel
+    opencode: OpenCode, model: ScriptedModel, *, with_guard: bool
 ) -> None:
     model.script(answer(shell("echo begun; sleep 905")), Answer(text="resumed"))
     async with opencode.open() as session:
@@ -137,16 +146,17 @@ async def test_a_killed_driver_takes_everything_along_and_another_goes_on(
 
             async def kill() -> None:
                 await opencode.seen('"running"', "begun")
-                script = KILL_SERVER.replace("opencode serve", "driver.pyz")
-                await opencode.sandbox.run(("sh", "-c", script), timeout_s=20)
+                await opencode.sandbox.run(("sh", "-c", KILL_DRIVER, "sh", str(with_guard)), timeout_s=20)
 
             tasks.start_soon(kill)
             with anyio.fail_after(60), pytest.raises(AgentError, match="driver of OpenCode was killed"):
                 await opencode.take(session, "work")
         with anyio.fail_after(10):
-            while await opencode.processes("sleep 905", "opencode serve"):  # noqa: ASYNC110
+            while not with_guard and await opencode.processes("sleep 905", "opencode serve"):  # noqa: ASYNC110
                 await anyio.sleep(0.05)
     async with opencode.open(opencode.resume_state(session.session_id)) as again:
+        assert await opencode.processes("sleep 905") == []
+        assert len(await opencode.processes("opencode serve")) == 1
         assert again.session_id == session.session_id
         assert not again.turn_in_flight
         await opencode.take(again, "go on")

@@ -10,12 +10,12 @@ from opencode_scripted_model import Answer, Call, ScriptedModel, answer, shell
 pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(120)]
 
 SEARCH = """
-env | grep -c {canary}
-env | grep -c {placeholder}
-cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -c {canary}
+env | grep -c '{canary}'
+env | grep -c '{placeholder}'
+cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -c '{canary}'
 cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep '^OPENCODE_SERVER_PASSWORD=' | grep -vc '=x*$'
-cat /proc/[0-9]*/cmdline 2>/dev/null | grep -ac {canary}
-grep -rlaF {canary} "$PWD" {support} "$HOME" /tmp 2>/dev/null | wc -l
+cat /proc/[0-9]*/cmdline 2>/dev/null | grep -ac '{canary}'
+grep -rla '{canary}' "$PWD" {support} "$HOME" /tmp 2>/dev/null | wc -l
 echo "pw=$OPENCODE_SERVER_PASSWORD xdg=$XDG_DATA_HOME home=$HOME"
 """
 
@@ -61,8 +61,8 @@ async def test_the_key_is_nowhere_and_commands_see_the_usual_environment(
     await opencode.sandbox.write_file(
         f"{opencode.sandbox.support_dir}/search.sh",
         SEARCH.format(
-            canary=f"{CANARY[:9]}'{CANARY[9:]}'",  # so that the script does not find itself
-            placeholder="envoi-trace-holds",
+            canary=CANARY.replace("sk-", "sk[-]"),  # so that neither the script nor grep finds itself
+            placeholder="envoi-trace-[h]olds",
             support=opencode.sandbox.support_dir,
         ).encode(),
     )

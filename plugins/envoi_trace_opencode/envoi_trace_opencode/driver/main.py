@@ -31,7 +31,7 @@ from typing import Any
 
 from .history import reconcile
 from .output import Output
-from .processes import Guard, keep_memory_private, kill_marked
+from .processes import SERVER_MARK_VARIABLE, Guard, keep_memory_private, kill_marked
 from .proxy import PLACEHOLDER, Proxy
 from .server import Server, ServerError, server_environment
 from .stream import EventStream
@@ -74,7 +74,8 @@ class Driver:
         config["provider"][provider]["options"]["baseURL"] = self._proxy.url
         auth = {provider: {"type": "api", "key": PLACEHOLDER}}
         environment = server_environment(str(self._folder / "home"), config, auth)
-        environment |= self._config["environment"]
+        environment.update(self._config["environment"])
+        environment[SERVER_MARK_VARIABLE] = self._config["mark"]
         server = Server(
             self._config["binary"],
             self._folder,
@@ -156,6 +157,11 @@ class Driver:
         finally:
             self._turn = None
 
+    def end_leftovers(self) -> None:
+        """End what an earlier driver left that was killed together with its guard."""
+        kill_marked(self._config["mark"], SERVER_MARK_VARIABLE)
+        kill_marked(self._config["mark"])
+
     def stop(self) -> None:
         """Leave no process."""
         if self._server is not None:
@@ -196,6 +202,7 @@ def main() -> int:
     output = Output(folder / "state.json")
     driver = Driver(folder, config, sys.argv[2] or None, output, guard)
     try:
+        driver.end_leftovers()
         driver.start(read_key(folder / "key"))
         driver.serve()
     except (ServerError, OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:

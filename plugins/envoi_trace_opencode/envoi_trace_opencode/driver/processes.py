@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 
 MARK_VARIABLE = "ENVOI_TRACE_OPENCODE_COMMAND"
+"""In the environment of the agent's commands only."""
+SERVER_MARK_VARIABLE = "ENVOI_TRACE_OPENCODE_SERVER"
+"""In that of the server and what it starts itself."""
 SWEEP_ROUNDS = 100
 PROC = Path("/proc")
 
@@ -20,11 +23,11 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def kill_marked(mark: str) -> None:
-    """Kill every command of the agent, and all that stands below one."""
+def kill_marked(mark: str, variable: str = MARK_VARIABLE) -> None:
+    """Kill every command of the agent, and all that stands below one; or every server that was left."""
     pause_s = 0.002
     for _round in range(SWEEP_ROUNDS):
-        doomed = _with_descendants(_marked(f"{MARK_VARIABLE}={mark}".encode()))
+        doomed = _with_descendants(_marked(f"{variable}={mark}".encode()))
         if not doomed:
             return
         for pid in doomed:
@@ -130,5 +133,6 @@ def _watch(reader: int, mark: str) -> None:
     for group in groups[-1:]:  # earlier ones have ended, and their numbers may be others' by now
         kill_group(group)
     with contextlib.suppress(Exception):
+        kill_marked(mark, SERVER_MARK_VARIABLE)
         kill_marked(mark)
     os._exit(0)

@@ -45,6 +45,7 @@ class Server:
             ServerError: It ended, or does not answer in time.
         """
         self.log_file = folder / "server.log"
+        spare_install(folder / "home")
         self._workspace = workspace
         self._password = secrets.token_hex(16)
         self._given = {**environment, "OPENCODE_SERVER_PASSWORD": self._password}
@@ -151,16 +152,8 @@ class Server:
 
 def server_environment(home: str, config: dict[str, Any], auth: dict[str, Any]) -> dict[str, str]:
     """A home of its own, nothing that calls home, and no project configuration: the agent could write that."""
-    off = [
-        "AUTOUPDATE",
-        "MODELS_FETCH",
-        "SHARE",
-        "LSP_DOWNLOAD",
-        "DEFAULT_PLUGINS",
-        "EXTERNAL_SKILLS",
-        "CLAUDE_CODE",
-        "PROJECT_CONFIG",
-    ]
+    off = ["AUTOUPDATE", "MODELS_FETCH", "SHARE", "LSP_DOWNLOAD", "DEFAULT_PLUGINS", "EXTERNAL_SKILLS"]
+    off += ["CLAUDE_CODE", "PROJECT_CONFIG"]
     return {
         **os.environ,
         "HOME": home,
@@ -172,6 +165,18 @@ def server_environment(home: str, config: dict[str, Any], auth: dict[str, Any]) 
         "OPENCODE_CONFIG_CONTENT": json.dumps(config),
         "OPENCODE_AUTH_CONTENT": json.dumps(auth),
     }
+
+
+def spare_install(home: Path) -> None:
+    """Make it look as if `@opencode-ai/plugin` were installed beside the configuration.
+
+    OpenCode installs it there before it loads any plugin, over the network, for half a minute; ours does without.
+    """
+    folder = home / "config" / "opencode"
+    (folder / "node_modules").mkdir(parents=True, exist_ok=True)
+    wanted = {"dependencies": {"@opencode-ai/plugin": "*"}}
+    for name, content in (("package.json", wanted), ("package-lock.json", {"packages": {"": wanted}})):
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
 
 
 def _words(data: bytes) -> str:
