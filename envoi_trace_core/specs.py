@@ -105,6 +105,8 @@ class AgentSpec[OptionsT]:
     """
     reports_cost: bool = False
     """Whether its events carry prices; if not, a cost budget needs `--agent-opt price=`."""
+    check: Callable[[str | None, OptionsT], None] = attrs.field(default=lambda _model, _options: None)
+    """Given `--model` and the options, before anything starts. Raises UsageError when they can't work together."""
 
 
 # -- sandboxes ------------------------------------------------------------------------------------
