@@ -16,6 +16,8 @@ Every call of `make_storage` opens the same place anew, as another process would
 another way than through the storage under test: its API, its files. A test that is overridden should say why.
 """
 
+# ruff: noqa: D102 - a test says by its name what it shows
+
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence

@@ -43,7 +43,7 @@ class TraceEncoder:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        schema = trace_schema().with_metadata(metadata_of(snapshot))
+        schema = trace_schema().with_metadata({VERSION_KEY: SCHEMA_VERSION})
         table = self.table(snapshot).replace_schema_metadata(schema.metadata)
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(
@@ -55,6 +55,8 @@ class TraceEncoder:
             write_page_checksum=True,
         ) as writer:
             writer.write_table(table, row_group_size=_ROW_GROUP_ROWS)
+            # Not in the Arrow schema, of which the footer holds a second copy.
+            writer.add_key_value_metadata(header_metadata(snapshot))
         data: bytes = sink.getvalue().to_pybytes()
         return data
 
@@ -81,10 +83,9 @@ class TraceEncoder:
         return [batch for _, batch in self._chunks]
 
 
-def metadata_of(snapshot: Snapshot) -> dict[bytes, bytes]:
-    """What stands in the file's key-value metadata."""
+def header_metadata(snapshot: Snapshot) -> dict[bytes, bytes]:
+    """What stands in the file's key-value metadata beside the schema's version."""
     return {
-        VERSION_KEY: SCHEMA_VERSION.encode(),
         TRAJECTORY_KEY: value_to_json(snapshot.trajectory).encode(),
         END_KEY: value_to_json(snapshot.end).encode(),
         SUMMARY_KEY: value_to_json(snapshot.summary).encode(),

@@ -151,12 +151,12 @@ def read_trace(source: bytes | Path, *, name: str | None = None) -> Trace:
     _check_frame(data, what)
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:
         raise _damaged(what, error) from error
     header = _header_of(file.metadata.metadata or {}, what)
     try:
         table = file.read()
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:
         raise _damaged(what, error) from error
     _check_columns(table, what)
     return Trace(header=header, load_table=lambda: table, load_rows=lambda: _rows(table, what))
@@ -193,7 +193,7 @@ async def read_header(storage: Storage, key: str, *, size_bytes: int | None = No
     footer = await _footer(storage, key, what, size_bytes)
     try:
         metadata = pq.read_metadata(pa.BufferReader(footer))
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:
         raise _damaged(what, error) from error
     return _header_of(metadata.metadata or {}, what)
 
@@ -228,7 +228,7 @@ async def _footer(storage: Storage, key: str, what: str, size_bytes: int | None)
 def _footer_bytes(tail: bytes, size_bytes: int, what: str) -> int:
     """The length of the footer with its length field and magic."""
     if size_bytes < 12:
-        raise TraceFormatError(f"{what} is no parquet file")
+        raise TraceFormatError(f"{what} is cut off: a parquet file ends with its footer")
     length = struct.unpack("<I", tail[-8:-4])[0] + 8
     if length > min(size_bytes, _MAX_FOOTER_BYTES):
         raise TraceFormatError(f"{what} is damaged: its footer can't be {length} bytes long")
@@ -296,7 +296,7 @@ def _same_type(found: Any, wanted: Any) -> bool:
 def _rows(table: pa.Table, what: str) -> Sequence[TraceRow]:
     try:
         return tuple(rows_of(table))
-    except (TypeError, ValueError, KeyError) as error:
+    except Exception as error:
         raise _damaged(what, error) from error
 
 

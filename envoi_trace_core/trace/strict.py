@@ -89,9 +89,7 @@ def _mapping_hook(converter: Converter, kind: Any) -> Callable[[Any, Any], dict[
     def structure(value: Any, _: Any) -> dict[Any, Any]:
         if not isinstance(value, dict):
             raise TypeError(f"{value!r:.100} is no mapping")
-        return {
-            converter.structure(key, key_kind): converter.structure(item, item_kind) for key, item in value.items()
-        }
+        return {converter.structure(key, key_kind): converter.structure(item, item_kind) for key, item in value.items()}
 
     return structure
 

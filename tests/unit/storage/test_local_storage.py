@@ -1,5 +1,7 @@
 """The `local` storage: what every storage must do, and what is its own."""
 
+# ruff: noqa: ASYNC220, ASYNC221, ASYNC240 - a test may wait
+
 from __future__ import annotations
 
 import errno

@@ -155,7 +155,7 @@ class Make:
             calls = [self.call(f"k{number}", {"sort/small": True})] if number % 5 == 4 else []
             facts.append(self.part(number, commit=f"c{number}" if number % 3 == 0 else None, calls=calls))
             if number % 3 == 0:
-                facts.append(self.evaluation(f"c{number}", {path: number % 2 == 0 for path in PATHS}))
+                facts.append(self.evaluation(f"c{number}", dict.fromkeys(PATHS, number % 2 == 0)))
             if number % 4 == 0:
                 facts.append(self.usage(number, 10 * number, 0.25))
         return facts
@@ -167,33 +167,45 @@ def make() -> Make:
 
 
 @attrs.define
-class FailingStorage(LocalStorage):
+class FailingStorage:
     """A local storage whose connection can be cut, and whose answers can be lost."""
 
+    root: Path
     is_down: bool = False
     lose_answers: int = 0
     puts: int = 0
 
+    @property
+    def _storage(self) -> LocalStorage:
+        if self.is_down:
+            raise StorageError("the store is down", retryable=True)
+        return LocalStorage(self.root)
+
+    def uri(self, key: str) -> str:
+        return LocalStorage(self.root).uri(key)
+
     async def put(self, key: str, data: bytes | Path, *, condition: Absent | AtVersion | None = None) -> str:
-        self._check()
+        version = await self._storage.put(key, data, condition=condition)
         self.puts += 1
-        version = await LocalStorage.put(self, key, data, condition=condition)
         if self.lose_answers:
             self.lose_answers -= 1
             raise StorageError("the connection was reset", retryable=True)
         return version
 
     async def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
-        self._check()
-        return await LocalStorage.get(self, key, start=start, length=length)
+        return await self._storage.get(key, start=start, length=length)
 
     async def stat(self, key: str) -> ObjectInfo | None:
-        self._check()
-        return await LocalStorage.stat(self, key)
+        return await self._storage.stat(key)
 
-    def _check(self) -> None:
-        if self.is_down:
-            raise StorageError("the store is down", retryable=True)
+    async def list(self, prefix: str) -> Sequence[ObjectInfo]:
+        return await self._storage.list(prefix)
+
+    async def delete(self, key: str) -> None:
+        await self._storage.delete(key)
+
+    async def close(self) -> None:
+        pass
 
 
 @pytest.fixture
