@@ -107,6 +107,8 @@ class AgentSpec[OptionsT]:
     """Whether its events carry prices; if not, a cost budget needs `--agent-opt price=`."""
     check: Callable[[str | None, OptionsT], None] = attrs.field(default=lambda _model, _options: None)
     """Given `--model` and the options, before anything starts. Raises UsageError when they can't work together."""
+    check_task: Callable[[Path, OptionsT], None] = attrs.field(default=lambda _task_dir, _options: None)
+    """Given the task's folder, before anything starts. Raises UsageError when the agent can't work on it."""
 
 
 # -- sandboxes ------------------------------------------------------------------------------------

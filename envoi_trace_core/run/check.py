@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import attrs
 
 from envoi_trace_core.domain.parts import Evaluation
 from envoi_trace_core.domain.solving import failing_lines, is_solved, visible_status
+from envoi_trace_core.errors import AgentError
 from envoi_trace_core.harness.results import TestRun
 from envoi_trace_core.harness.runtime import EnvoiRuntime
 from envoi_trace_core.ids import new_trajectory_id
@@ -19,6 +21,7 @@ from envoi_trace_core.run.plan import make_plan
 from envoi_trace_core.run.stop import StopSignal
 from envoi_trace_core.run.trajectory import run_trajectory
 from envoi_trace_core.run.workplace import open_sandbox
+from envoi_trace_core.state import trajectory_dir
 
 TEST_TIMEOUT_S = 3600.0
 
@@ -56,11 +59,13 @@ async def check(
     Raises:
         UsageError: The task, the environment or an option is wrong.
         HarnessError: setup.sh or the runtime failed, or there is no test.
+        AgentError: The task's script could not be played to its end.
     """
-    plan = make_plan(config, plugins)
+    has_script = solution is None and (Path(config.task) / "script.jsonl").is_file()
+    plan = make_plan(config, plugins, agent_works=has_script)
     with tempfile.TemporaryDirectory(prefix="envoi-trace-check-") as scratch:
         folder = solution
-        if folder is None and (plan.task.directory / "script.jsonl").is_file():
+        if has_script:
             observer.note("the task's script is played")
             folder = await _play(config, plugins, Path(scratch))
         (nothing := Path(scratch) / "empty").mkdir()
@@ -85,8 +90,10 @@ async def check(
 async def _play(config: RunConfig, plugins: Plugins, scratch: Path) -> Path:
     """The workspace that the task's script makes."""
     from envoi_trace_core.analysis.replay import checkout_part
+    from envoi_trace_core.builtin.script.actions import load_script, script_path
 
     root = scratch / "storage"
+    actions = load_script(script_path(Path(config.task), None))
     played = attrs.evolve(
         config,
         trajectory_id=new_trajectory_id(),
@@ -95,8 +102,16 @@ async def _play(config: RunConfig, plugins: Plugins, scratch: Path) -> Path:
         storage_opts=(f"root={root}",),
         eval_grace_s=0.0,
         auto_resume=False,
+        # Asked for more turns than it has, the script would fail; so a failure is a real one.
+        max_turns=1 + sum("turn" in action for action in actions),
     )
-    outcome = await run_trajectory(make_plan(played, plugins), observer=SilentObserver(), stop=StopSignal())
+    try:
+        outcome = await run_trajectory(make_plan(played, plugins), observer=SilentObserver(), stop=StopSignal())
+    finally:
+        # Nobody is going to go on with it.
+        shutil.rmtree(trajectory_dir(played.trajectory_id), ignore_errors=True)
+    if outcome.exit_status != 0:
+        raise AgentError(f"the task's script was not played to its end: {outcome.message}", mend=outcome.mend)
     workspace = scratch / "solution"
     workspace.mkdir()
     if outcome.final_commit is not None:

@@ -48,8 +48,13 @@ class RunPlan:
         return (*self.environment.hidden, *self.config.hidden)
 
 
-def make_plan(config: RunConfig, plugins: Plugins) -> RunPlan:
+def make_plan(config: RunConfig, plugins: Plugins, *, agent_works: bool = True) -> RunPlan:
     """Resolve a configuration.
+
+    Args:
+        config: What was asked for.
+        plugins: What is installed.
+        agent_works: Whether the agent is going to work on the task; not when only the tests run.
 
     Raises:
         UsageError: A name, folder, option or credential is wrong or missing.
@@ -71,9 +76,13 @@ def make_plan(config: RunConfig, plugins: Plugins) -> RunPlan:
             f"--max-cost-usd needs a price: {config.agent} does not report what its model costs",
             mend="--agent-opt price=in:1.25,cached:0.1,out:10 (US dollars a million tokens)",
         )
+    task = load_task(Path(config.task), lang=config.lang, params=config.params)
+    if agent_works:
+        agent_spec.check(config.model, agent.options)
+        agent_spec.check_task(task.directory, agent.options)
     return RunPlan(
         config=config,
-        task=load_task(Path(config.task), lang=config.lang, params=config.params),
+        task=task,
         environment=load_environment(Path(config.environment)),
         agent=agent,
         parser=plugins.part_parser(agent_spec.event_format),

@@ -26,6 +26,12 @@ def _create(context: AgentContext, options: ScriptOptions) -> AbstractAsyncConte
     return open_session(context, options)
 
 
+def _check_task(task_dir: Path, options: ScriptOptions) -> None:
+    from envoi_trace_core.builtin.script.actions import load_script, script_path
+
+    load_script(script_path(task_dir, options.script))
+
+
 def _create_parser() -> PartParser:
     from envoi_trace_core.builtin.script.parser import ScriptParser
 
@@ -40,5 +46,6 @@ SCRIPT_AGENT = AgentSpec(
     create=_create,
     runs_model=False,
     reports_cost=True,
+    check_task=_check_task,
 )
 SCRIPT_PARSER = PartParserSpec(name=EVENT_FORMAT, summary="Events of the script agent", create=_create_parser)
