@@ -119,12 +119,8 @@ def test_every_key_is_to_be_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_configuration_waits_for_nobody_and_holds_no_secret() -> None:
     server = McpServer(name="tests", command=("python", "bridge"), tool_timeout_s=900)
     config = render(choose("acme/m", OpenCodeOptions(base_url=BASE)), "/x/hook.js", (server,))
-    assert config["permission"] == {
-        "*": "allow",
-        "external_directory": "allow",
-        "doom_loop": "allow",
-        "question": "deny",
-    }
+    assert config["permission"]["*"] == "allow"
+    assert "ask" not in config["permission"].values()
     assert config["mcp"]["tests"]["timeout"] == 900_000
     assert config["provider"]["acme"]["npm"] == "@ai-sdk/openai-compatible"
     assert config["plugin"] == ["file:///x/hook.js"]
@@ -166,9 +162,8 @@ def test_the_agents_own_check_is_the_same(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_plugin_module_is_light() -> None:
-    code = (
-        "import sys, envoi_trace_opencode.plugin; print([m for m in ('anyio', 'cattrs', 'httpx') if m in sys.modules])"
-    )
+    heavy = "{'anyio', 'cattrs', 'httpx'}"
+    code = f"import sys, envoi_trace_opencode.plugin; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

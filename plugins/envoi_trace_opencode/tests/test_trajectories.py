@@ -300,7 +300,6 @@ def test_a_failure_ends_the_run_in_the_servers_words(endless: Bench) -> None:
     assert "bad key" in done.stderr
 
 
-@pytest.mark.xfail(reason="run/plan.py does not call AgentSpec.check yet: the error comes, but after the start")
 @pytest.mark.parametrize(
     ("left_out", "said"), [("--model", "PROVIDER/MODEL"), ("--agent-opt", "it is not known where the provider")]
 )

@@ -143,9 +143,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _end_with_client(self, upstream_socket: socket.socket) -> None:
         """End the request upstream when OpenCode goes away: it must not go on costing."""
+        with contextlib.suppress(OSError):  # a reset is an end too
+            if self.connection.recv(1, socket.MSG_PEEK):
+                return
         with contextlib.suppress(OSError):
-            if not self.connection.recv(1, socket.MSG_PEEK):
-                upstream_socket.shutdown(socket.SHUT_RDWR)
+            upstream_socket.shutdown(socket.SHUT_RDWR)
 
     def _tell(self, status: int, message: str) -> None:
         data = json.dumps({"error": {"message": message, "type": "envoi_trace"}}).encode()

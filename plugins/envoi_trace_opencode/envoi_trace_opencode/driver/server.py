@@ -117,10 +117,10 @@ class Server:
         connection, headers = self.open(timeout_s)
         with contextlib.closing(connection):
             connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            data = response.read()
-        if response.status >= 400:
-            raise ServerError(f"{method} {path}: {response.status} {_words(data)}")
+            with connection.getresponse() as response:
+                status, data = response.status, response.read()
+        if status >= 400:
+            raise ServerError(f"{method} {path}: {status} {_words(data)}")
         return json.loads(data) if data else None
 
     def last_words(self) -> str:

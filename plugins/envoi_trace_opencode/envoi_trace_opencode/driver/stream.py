@@ -68,17 +68,19 @@ class EventStream:
         connection, headers = self._server.open(SILENCE_S)
         with contextlib.closing(connection):
             connection.request("GET", "/event", None, headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                return
-            data: list[str] = []
-            for line in response:
-                text = line.decode("utf-8", "replace").rstrip("\r\n")
-                if text.startswith("data:"):
-                    data.append(text[5:].lstrip(" "))
-                elif not text and data:
-                    self._take("".join(data))
-                    data = []
+            with connection.getresponse() as response:
+                if response.status == 200:
+                    self._follow(response)
+
+    def _follow(self, response: http.client.HTTPResponse) -> None:
+        data: list[str] = []
+        for line in response:
+            text = line.decode("utf-8", "replace").rstrip("\r\n")
+            if text.startswith("data:"):
+                data.append(text[5:].lstrip(" "))
+            elif not text and data:
+                self._take("".join(data))
+                data = []
 
     def _take(self, text: str) -> None:
         try:
