@@ -115,7 +115,6 @@ class Lease:
             StorageError: The storage can't be reached.
         """
         lease = await _acquire(storage, trajectory_id, staleness_s, interval_s)
-        _held_here.add(lease.holder.nonce)
         failure: BaseException | None = None
         try:
             async with anyio.create_task_group() as group:
@@ -222,10 +221,14 @@ async def _acquire(storage: Storage, trajectory_id: str, staleness_s: float, int
                 raise _held_by(trajectory_id, holder)
             condition = AtVersion(info.version)
         mine = _new_holder()
+        _held_here.add(mine.nonce)  # before anyone can read it, or this process would take it for a leftover
         try:
             version = await _put(storage, key, mine, condition)
-        except ConditionFailedError:
-            continue  # someone was faster: look who
+        except BaseException as error:
+            _held_here.discard(mine.nonce)
+            if isinstance(error, ConditionFailedError):
+                continue  # someone was faster: look who
+            raise
         return Lease(storage, trajectory_id, staleness_s, interval_s, mine, version)
     raise _held_by(trajectory_id, await read_holder(storage, trajectory_id))
 
