@@ -6,7 +6,7 @@ import gzip
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,16 @@ def write_bundle(git: Git, destination: Path, *, since: str | None) -> None:
     with _atomically(destination) as partial:
         git("bundle", "create", "-q", str(partial), "HEAD", "--branches", *(("--not", since) if since else ()))
         git("bundle", "verify", str(partial))
+
+
+def write_bundle_of(git: Git, destination: Path, refs: Sequence[str], *, without: Sequence[str]) -> None:
+    """Write some refs as a bundle, less what other refs hold already.
+
+    Raises:
+        StorageError: It could not be written.
+    """
+    with _atomically(destination) as partial:
+        git("bundle", "create", "-q", str(partial), *refs, *(("--not", *without) if without else ()))
 
 
 def write_tar(git: Git, commit: str, destination: Path) -> None:

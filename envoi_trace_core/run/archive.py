@@ -7,9 +7,11 @@ them before the fact that the run has ended.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 
 import anyio
@@ -35,17 +37,20 @@ from envoi_trace_core.run.ledger import Ledger, note_recorded
 from envoi_trace_core.run.observer import Observer
 from envoi_trace_core.run.outcome import RunEnd, RunOutcome, outcome_of
 from envoi_trace_core.run.plan import RunPlan
-from envoi_trace_core.run.resume import AgentStateFile, check_same_run, new_trajectory
+from envoi_trace_core.run.preserve import Moment, Preserver
+from envoi_trace_core.run.restoring import MIRROR, bring_back
+from envoi_trace_core.run.resume import AgentStateFile, check_same_run, new_trajectory, stored_config
 from envoi_trace_core.state import trajectory_dir
 from envoi_trace_core.trace.events import EventLog, StoredEvent, compress_events, read_events
 from envoi_trace_core.trace.fold import TraceState
 from envoi_trace_core.trace.journal import Journal, read_journal
-from envoi_trace_core.trace.keys import bundle_key, events_key, events_path, journal_path, trace_key
+from envoi_trace_core.trace.keys import bundle_key, config_key, events_key, events_path, journal_path, trace_key
 from envoi_trace_core.trace.lease import Lease
 from envoi_trace_core.trace.redact import Redactor
 from envoi_trace_core.trace.writer import TraceWriter
 
 FLUSH_TIMEOUT_S = 120.0
+PRESERVE_TIMEOUT_S = 30.0
 
 
 @attrs.define(kw_only=True)
@@ -60,6 +65,7 @@ class Archive:
     lease: Lease
     redactor: Redactor
     writer: TraceWriter
+    preserver: Preserver
     agent_state: AgentStateFile
     is_resumed: bool
     left_out: Sequence[range]
@@ -67,6 +73,8 @@ class Archive:
     on_commit: Callable[[str], None] = lambda _commit: None
     """Told of each commit that a part made."""
 
+    is_over: bool = attrs.field(default=False, init=False)
+    """Whether it ended for good, and all of it is in the storage: this machine need not keep anything."""
     _turn_over: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _unsaved: list[str] = attrs.field(factory=list, init=False)
     """What could not be uploaded at the end."""
@@ -99,7 +107,7 @@ class Archive:
     @property
     def mirror_dir(self) -> Path:
         """The repository on this machine."""
-        return trajectory_dir(self.id) / "repo.git"
+        return trajectory_dir(self.id) / MIRROR
 
     @property
     def has_begun(self) -> bool:
@@ -184,6 +192,15 @@ class Archive:
         finally:
             self._turn_over.set()
 
+    async def save_agent_state(self, session_id: str, state: bytes) -> None:
+        """Keep an agent's own state, here and in the storage.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        await anyio.to_thread.run_sync(self.agent_state.write, session_id, state)
+        self.preserver.submit()
+
     async def wait_turn_over(self) -> None:
         """Wait until no turn is in progress."""
         await self._turn_over.wait()
@@ -208,6 +225,11 @@ class Archive:
         await self._try(self._upload_events)
         await self._try(self._upload_bundle)
         await self._try(self._flush_trace)
+        if end.reason == "solved" and not self._unsaved:
+            await self._try(self.preserver.remove)
+            self.is_over = not self._unsaved
+        else:
+            await self._try(partial(self.preserver.flush, PRESERVE_TIMEOUT_S))
 
     async def _try(self, step: Callable[[], object]) -> None:
         try:
@@ -264,8 +286,13 @@ def _events_left_out(facts: Sequence[Fact]) -> list[range]:
 
 
 @asynccontextmanager
-async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archive]:
-    """Take hold of a trajectory: the lease first, then all that is known of it.
+async def open_archive(plan: RunPlan, observer: Observer, *, restarted: bool = False) -> AsyncIterator[Archive]:
+    """Take hold of a trajectory: the lease first, then all that is known of it, here or in the storage.
+
+    Args:
+        plan: The run's.
+        observer: Told what happens.
+        restarted: Whether this program stored the run's configuration at an earlier attempt.
 
     Raises:
         UsageError: Another run holds it, or what is stored is of another agent, task or environment.
@@ -276,22 +303,42 @@ async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archi
         storage = await plan.storage.spec.create(plan.storage.options)
         stack.push_async_callback(storage.close)
         lease = await stack.enter_async_context(Lease.hold(storage, trajectory_id))
-        facts, damage = read_journal(journal_path(trajectory_id))
-        for line in damage:
-            observer.note(f"the journal's line {line.line_number} is lost: {line.reason}")
-        state = TraceState.of(facts)
-        check_same_run(plan, state)
+        async with _open_held(plan, observer, storage, lease, restarted=restarted) as archive:
+            yield archive
+        if archive.is_over:
+            with suppress(OSError):
+                await anyio.to_thread.run_sync(rmtree, trajectory_dir(trajectory_id))
+
+
+@asynccontextmanager
+async def _open_held(
+    plan: RunPlan, observer: Observer, storage: Storage, lease: Lease, *, restarted: bool
+) -> AsyncIterator[Archive]:
+    trajectory_id = plan.config.trajectory_id
+    stored = await bring_back(storage, trajectory_id, observer.note)
+    facts, damage = read_journal(journal_path(trajectory_id))
+    for line in damage:
+        observer.note(f"the journal's line {line.line_number} is lost: {line.reason}")
+    state = TraceState.of(facts)
+    check_same_run(plan, state)
+    async with AsyncExitStack() as stack:
         journal = stack.enter_context(Journal.open(journal_path(trajectory_id)))
         events = stack.enter_context(EventLog.open(events_path(trajectory_id)))
+        if not (restarted or state.is_solved):  # a restart has less time left, a resume later has all of it again
+            await storage.put(config_key(trajectory_id), stored_config(plan).to_json().encode())
         writer = await stack.enter_async_context(TraceWriter.open(storage, trajectory_id, state))
+        preserver = await stack.enter_async_context(Preserver.open(stored, observer.note))
         recorded: dict[tuple[int, int], int] = {}
         for fact in facts:
             note_recorded(recorded, fact)
-        left_out = _events_left_out(facts)
         archive: Archive
+
+        def preserve() -> None:
+            preserver.submit(Moment(journal.durable_bytes, events.durable_bytes, state.head))
 
         def on_fact(fact: Fact) -> None:
             writer.submit()
+            preserve()
             observer.fact(fact, state)
             if isinstance(fact, PartRecorded) and fact.part.repo_checkpoint is not None:
                 archive.on_commit(fact.part.repo_checkpoint.commit_after)
@@ -305,8 +352,11 @@ async def open_archive(plan: RunPlan, observer: Observer) -> AsyncIterator[Archi
             lease=lease,
             redactor=Redactor(plan.secrets),
             writer=writer,
+            preserver=preserver,
             agent_state=AgentStateFile(folder=trajectory_dir(trajectory_id)),
             is_resumed=bool(facts),
-            left_out=left_out,
+            left_out=_events_left_out(facts),
         )
+        if facts:
+            preserve()
         yield archive

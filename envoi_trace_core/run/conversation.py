@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 import anyio
 import attrs
-from anyio import to_thread
 
 from envoi_trace_core.domain.facts import SessionBegun, TurnBegun, TurnEnded
 from envoi_trace_core.domain.solving import follow_up_prompt
@@ -185,7 +184,7 @@ class Conversation:
             with anyio.fail_after(SAVE_STATE_TIMEOUT_S):
                 state = await session.save_state()
             if state is not None:
-                await to_thread.run_sync(self.archive.agent_state.write, session.session_id, state)
+                await self.archive.save_agent_state(session.session_id, state)
         except (EnvoiTraceError, TimeoutError, OSError) as error:
             self.observer.note(f"the agent's own state could not be saved: {error or 'no answer in time'}")
 

@@ -31,7 +31,7 @@ async def run_with_restarts(config: RunConfig, plugins: Plugins, *, observer: Ob
     same_error = 0
     last: RunOutcome | None = None
     for restart in range(config.max_restarts + 1):
-        left_s = deadline - time.monotonic()
+        left_s = config.timeout_s if restart == 0 else deadline - time.monotonic()
         plan = make_plan(attrs.evolve(config, timeout_s=max(left_s, 0.0)), plugins)
         outcome = await run_trajectory(plan, observer=observer, stop=stop, restarted=restart > 0)
         if not (config.auto_resume and outcome.worth_restarting) or stop.interrupted:

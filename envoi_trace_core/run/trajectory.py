@@ -19,6 +19,7 @@ from envoi_trace_core.run.conversation import Conversation
 from envoi_trace_core.run.observer import Observer, RunStart
 from envoi_trace_core.run.outcome import RunEnd, RunOutcome, end_of
 from envoi_trace_core.run.plan import RunPlan
+from envoi_trace_core.run.resume import SOLVED_BEFORE, solved_before
 from envoi_trace_core.run.stop import StopSignal
 from envoi_trace_core.run.workplace import open_workplace
 
@@ -42,9 +43,12 @@ async def run_trajectory(plan: RunPlan, *, observer: Observer, stop: StopSignal,
         StorageError: The storage can't even be opened, or another run holds the trajectory.
     """
     deadline = time.monotonic() + plan.config.timeout_s
-    async with open_archive(plan, observer) as archive:
+    ended_before = await solved_before(plan)
+    if ended_before is not None:
+        return ended_before
+    async with open_archive(plan, observer, restarted=restarted) as archive:
         if archive.state.is_solved:
-            return archive.outcome(RunEnd(reason="solved", message="it was solved before: nothing was started"))
+            return archive.outcome(SOLVED_BEFORE)
         observer.started(
             RunStart(
                 trajectory_id=plan.config.trajectory_id,

@@ -30,7 +30,7 @@ class StoredEvent:
 def read_events(path: Path) -> Iterator[StoredEvent]:
     """Every whole event in order. A gap in `index` says that one was damaged. Nothing when there is no file."""
     for _, line in read_lines(path):
-        stored = _parse(line) if line is not None else None
+        stored = parse_event_line(line) if line is not None else None
         if stored is not None:
             yield stored
 
@@ -51,13 +51,18 @@ class EventLog:
             StorageError: It can't be made or read.
         """
         log = LineLog.open(path)
-        last = _parse(log.last_line) if log.last_line is not None else None
+        last = parse_event_line(log.last_line) if log.last_line is not None else None
         return cls(log, last.event.index + 1 if last is not None else 1)
 
     @property
     def path(self) -> Path:
         """Where it stands."""
         return self._log.path
+
+    @property
+    def durable_bytes(self) -> int:
+        """How much of it is on disk."""
+        return self._log.durable_bytes
 
     async def append(self, event: NativeEvent, position: str) -> None:
         """Write one event, and return once it is durable.
@@ -169,7 +174,8 @@ def _to_json(stored: StoredEvent) -> str:
     return json.dumps({**_artifact_line(stored.event), "position": stored.position}, separators=(",", ":"))
 
 
-def _parse(line: bytes) -> StoredEvent | None:
+def parse_event_line(line: bytes) -> StoredEvent | None:
+    """A whole line of the log, its line end aside; None when it is no event."""
     try:
         values = json.loads(line)
         return StoredEvent(event=_event_of(values), position=values["position"])

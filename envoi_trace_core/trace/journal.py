@@ -61,6 +61,11 @@ class Journal:
         """Where it stands."""
         return self._log.path
 
+    @property
+    def durable_bytes(self) -> int:
+        """How much of it is on disk."""
+        return self._log.durable_bytes
+
     async def append(self, fact: Fact) -> None:
         """Write a fact, and return once it is durable. Not to be called twice at once.
 

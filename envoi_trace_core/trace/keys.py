@@ -34,6 +34,11 @@ def lease_key(trajectory_id: str) -> str:
     return f"{resume_prefix(trajectory_id)}lease.json"
 
 
+def config_key(trajectory_id: str) -> str:
+    """The key of the run's configuration."""
+    return f"{resume_prefix(trajectory_id)}config.json"
+
+
 def journal_path(trajectory_id: str) -> Path:
     """The journal on this machine; it may not exist."""
     return trajectory_dir(trajectory_id) / "journal.jsonl"

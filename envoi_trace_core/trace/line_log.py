@@ -108,6 +108,11 @@ class LineLog:
         self._check_still_ours()
         self._size += len(data)
 
+    @property
+    def durable_bytes(self) -> int:
+        """How much of the file is whole lines that are on disk."""
+        return self._size
+
     def close(self) -> None:
         """Let go of the file. Fine when it is closed."""
         self._file.close()
