@@ -19,6 +19,7 @@ from envoi_trace_core.cli import (
     import_command,
     list_command,
     plugins_command,
+    resume_command,
     show_command,
 )
 from envoi_trace_core.cli.errors import guarded
@@ -90,6 +91,7 @@ app.command("list")(list_command.list_trajectories)
 app.command("show")(show_command.show)
 app.command("graph")(graph_command.graph)
 app.command("import")(import_command.import_)
+app.command("resume")(resume_command.resume)
 app.command("plugins")(plugins_command.plugins)
 
 

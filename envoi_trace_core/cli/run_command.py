@@ -29,7 +29,11 @@ SIGNAL_EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 12
 def run(options: RunOptions) -> int:
     """Run a trajectory; gives the exit status."""
     plugins = Plugins.load()
-    config = configuration(options, plugins)
+    return launch(configuration(options, plugins), options)
+
+
+def launch(config: RunConfig, options: RunOptions) -> int:
+    """Run what a configuration says; gives the exit status."""
     display = RunDisplay(json=options.json, quiet=options.quiet)
     launcher: Launcher = LOCAL_LAUNCHER.create(LOCAL_LAUNCHER.options())
     try:
