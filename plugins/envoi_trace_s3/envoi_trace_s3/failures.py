@@ -53,6 +53,7 @@ def error_code(error: Exception) -> str:
 def storage_error(error: Exception, doing: str, place: Place) -> StorageError:
     """The error that crosses the protocol. `doing` goes on with "failed": `reading s3://...`."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
 
     if isinstance(error, StorageError):
         return error
@@ -64,6 +65,8 @@ def storage_error(error: Exception, doing: str, place: Place) -> StorageError:
         )
     if isinstance(error, OperationCancelledError):
         return StorageError(f"{doing} was given up", retryable=True)
+    if isinstance(error, HTTPError):
+        return StorageError(f"{doing} failed: {_line(error)}", mend="try again later", retryable=True)
     if isinstance(error, (BotoCoreError, ValueError)):
         return _unanswered(error, doing, place)
     if isinstance(error, OSError):

@@ -102,8 +102,10 @@ class S3Storage:
 
     def _get(self, operation: Operation, key: str, extra: dict[str, Any]) -> bytes:
         from botocore import exceptions as boto
+        from urllib3.exceptions import HTTPError
 
         broken = (
+            HTTPError,  # a body that breaks off: boto3 hands it on as it is
             boto.HTTPClientError,
             boto.ResponseStreamingError,
             boto.IncompleteReadError,
