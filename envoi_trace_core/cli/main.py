@@ -21,6 +21,7 @@ from envoi_trace_core.cli import (
     plugins_command,
     resume_command,
     show_command,
+    upload_command,
 )
 from envoi_trace_core.cli.errors import guarded
 from envoi_trace_core.cli.run_options import RunOptions
@@ -92,6 +93,7 @@ app.command("show")(show_command.show)
 app.command("graph")(graph_command.graph)
 app.command("import")(import_command.import_)
 app.command("resume")(resume_command.resume)
+app.command("upload")(upload_command.upload)
 app.command("plugins")(plugins_command.plugins)
 
 

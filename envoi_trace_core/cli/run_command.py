@@ -22,6 +22,7 @@ from envoi_trace_core.protocols import Launcher
 from envoi_trace_core.run.config import RunConfig
 from envoi_trace_core.run.outcome import EXIT_BELOW_FAIL_UNDER, RunOutcome
 from envoi_trace_core.run.stop import StopRequest, StopSignal
+from envoi_trace_core.state import trajectory_dir
 
 SIGNAL_EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -166,4 +167,9 @@ def _print_end(outcome: RunOutcome, *, say: Callable[[str], None]) -> None:
         say(f"  {printable(outcome.message)}")
     if outcome.mend:
         say(f"  mend: {outcome.mend}")
+    for reason in outcome.unsaved:
+        say(f"  not stored: {printable(reason)}")
+    if outcome.unsaved:
+        say(f"  all of it is on this machine: {trajectory_dir(outcome.trajectory_id)}")
+        say(f"  envoi-trace upload {outcome.trajectory_id}")
     say(f"  envoi-trace show {outcome.trajectory_id}")
