@@ -34,4 +34,6 @@ def test_a_run_is_kept_in_the_bucket_and_read_from_it(client, bucket: str, endpo
     assert {"trajectories/kept/trace.parquet", "trajectories/kept/repo.bundle"} <= keys
     assert "kept" in envoi_trace("list", "--storage", "s3")
     assert "solved" in envoi_trace("show", "kept", "--storage", "s3")
+    envoi_trace("graph", "kept", "--part", "3", "--checkout-dest", "at-3", "--storage", "s3")
+    assert any(path.name != ".git" for path in (tmp_path / "at-3").iterdir())
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
