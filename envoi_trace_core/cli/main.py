@@ -15,6 +15,7 @@ import typer
 
 from envoi_trace_core.cli import (
     check_command,
+    cleanup_command,
     graph_command,
     import_command,
     list_command,
@@ -94,6 +95,7 @@ app.command("graph")(graph_command.graph)
 app.command("import")(import_command.import_)
 app.command("resume")(resume_command.resume)
 app.command("upload")(upload_command.upload)
+app.command("cleanup")(cleanup_command.cleanup)
 app.command("plugins")(plugins_command.plugins)
 
 
