@@ -22,6 +22,7 @@ from envoi_trace_core.cli import (
     plugins_command,
     resume_command,
     show_command,
+    status_command,
     upload_command,
 )
 from envoi_trace_core.cli.errors import guarded
@@ -96,6 +97,7 @@ app.command("import")(import_command.import_)
 app.command("resume")(resume_command.resume)
 app.command("upload")(upload_command.upload)
 app.command("cleanup")(cleanup_command.cleanup)
+app.command("status")(status_command.status)
 app.command("plugins")(plugins_command.plugins)
 
 
