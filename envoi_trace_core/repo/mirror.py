@@ -246,6 +246,11 @@ class Mirror:
         pack = self.git("pack-objects", "--revs", "--stdout", "-q", stdin=f"{root}\n".encode())
         self.git("update-ref", SANDBOX_REF, root)
         self.sandbox_head = root
+        if self.head is not None and self.head.commit != commit:
+            # A commit that no part names: the holder died between the mirror and the journal. What made it is
+            # done again, and must be seen to change something.
+            self.git("update-ref", RECORD_REF, commit)
+            self.head = read_record(self.git, commit)
         return root, pack
 
     # -- bundles ----------------------------------------------------------------------------------

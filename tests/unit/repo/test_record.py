@@ -253,3 +253,18 @@ async def test_killed_at_any_moment_the_mirror_opens_and_goes_on(open_run, sandb
     assert len(chain) - len(recorded) <= 1
     for part, commit in enumerate(recorded, 1):
         assert git(mirror_dir, "show", f"{commit}:a") == str(part)
+
+
+async def test_a_commit_that_no_part_names_is_made_again_in_a_new_sandbox(open_run, workspace, make_sandbox):
+    run = await open_run()
+    (workspace / "a").write_text("1")
+    first = await run.checkpoint()
+    (workspace / "a").write_text("2")
+    assert (await run.checkpoint()).checkpoint is not None  # and its part never reached the journal
+    run.sandbox = make_sandbox("fresh")
+    await run.repository.restore_into(run.sandbox, first.commit)
+    assert run.repository.head == first.commit
+    (Path(run.sandbox.workspace) / "a").write_text("2")
+    again = await run.checkpoint()
+    assert again.checkpoint is not None
+    assert again.checkpoint.commit_before == first.commit
