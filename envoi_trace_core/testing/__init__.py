@@ -8,4 +8,4 @@ with contextlib.suppress(ImportError):
     import pytest
 
     # The kits are imported after this line, so their asserts explain themselves as a test module's do.
-    pytest.register_assert_rewrite(f"{__name__}.sandbox_contract")
+    pytest.register_assert_rewrite(f"{__name__}.sandbox_contract", f"{__name__}.storage_contract")

@@ -1,6 +1,6 @@
 """The `local` storage: what every storage must do, and what is its own."""
 
-# ruff: noqa: ASYNC220, ASYNC221, ASYNC240 - a test may wait
+# ruff: noqa: ASYNC110, ASYNC220, ASYNC221, ASYNC240 - a test may wait
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
 from envoi_trace_core.builtin import local_storage
 from envoi_trace_core.builtin.local_storage import LOCAL_STORAGE, LocalStorage, LocalStorageOptions
-from envoi_trace_core.errors import StorageError, UsageError
-from envoi_trace_core.protocols import Storage
+from envoi_trace_core.errors import ConditionFailedError, StorageError, UsageError
+from envoi_trace_core.protocols import AtVersion, Storage
 from envoi_trace_core.testing.storage_contract import MakeStorage, StorageContract
 
 INCREASE = """
@@ -97,6 +98,34 @@ class TestLocalStorage(StorageContract):
         racers = [subprocess.Popen([sys.executable, "-c", INCREASE, str(root)]) for _ in range(3)]
         assert [racer.wait(timeout=60) for racer in racers] == [0, 0, 0]
         assert await storage.get("counter") == b"75"
+
+    async def test_a_put_looks_at_the_version_only_when_nobody_else_writes(self, storage: Storage, root: Path) -> None:
+        import fcntl
+
+        version = await storage.put("a", b"1")
+        descriptor = os.open(root, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        refused: list[ConditionFailedError] = []
+
+        async def put() -> None:
+            try:
+                await storage.put("a", b"2", condition=AtVersion(version))
+            except ConditionFailedError as error:
+                refused.append(error)
+
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(put)
+                with anyio.fail_after(10):
+                    while len(list(root.iterdir())) < 2:  # the object and the put's temporary file
+                        await anyio.sleep(0.001)
+                await anyio.sleep(0.05)
+                (root / "a").write_bytes(b"of another process")
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
+        assert len(refused) == 1
+        assert (root / "a").read_bytes() == b"of another process"
 
     async def test_a_killed_put_leaves_a_whole_object_and_nothing_listed(self, storage: Storage, root: Path) -> None:
         for _ in range(3):
