@@ -89,6 +89,17 @@ init() {
         cat "$HERE/excludes" >"$GIT_DIR/info/exclude"
 }
 
+# Whether the holder of the lock is dead; one without an owner belongs to a process that died before it noted itself.
+is_stale() {
+    owner=
+    [ -f "$HERE/lock.d/pid" ] && read -r owner <"$HERE/lock.d/pid"
+    if [ -n "$owner" ]; then
+        ! kill -0 "$owner" 2>/dev/null
+    else
+        [ "$tries" -gt 100 ]
+    fi
+}
+
 # One checkpoint at a time. flock is let go by the kernel however its holder dies, in any pid namespace.
 lock() {
     exec 9>"$HERE/lock" || return 1
@@ -98,16 +109,14 @@ lock() {
     fi
     tries=0
     until mkdir "$HERE/lock.d" 2>/dev/null; do
-        owner=
-        [ -f "$HERE/lock.d/pid" ] && read -r owner <"$HERE/lock.d/pid"
-        if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then
-            # Only one of those that wait may break it: a rename succeeds once.
-            mv "$HERE/lock.d" "$HERE/lock.dead.$$" 2>/dev/null && rm -rf "$HERE/lock.dead.$$"
-            continue
-        fi
         tries=$((tries + 1))
-        # One without an owner belongs to a process that died between mkdir and its note.
-        [ -z "$owner" ] && [ "$tries" -gt 100 ] && rm -rf "$HERE/lock.d"
+        # One at a time looks whether the lock is a dead one's: between looking and breaking nobody else may take it.
+        if mkdir "$HERE/lock.break" 2>/dev/null; then
+            is_stale && rm -rf "$HERE/lock.d"
+            rm -rf "$HERE/lock.break"
+        elif [ "$tries" -gt 300 ]; then
+            rm -rf "$HERE/lock.break" # whoever looked died over it
+        fi
         [ "$tries" -gt 3000 ] && return 1
         sleep 0.1
     done
