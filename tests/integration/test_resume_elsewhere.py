@@ -56,7 +56,7 @@ def assert_exact(bench, run, count=PARTS):
 
 
 def test_killed_here_it_goes_on_elsewhere_with_nothing_twice_and_nothing_missing(bench, tmp_path, wait_until):
-    numbered(bench)
+    numbered(bench, pause_s=2.0)  # it must be killed in the middle, on a slow machine too
     process = bench.start("--max-turns", "1")
     wait_until(lambda: stored_parts(bench) >= 3)
     bench.kill_hard(process)
