@@ -150,12 +150,12 @@ def read_trace(source: bytes | Path, *, name: str | None = None) -> Trace:
     data = _read_file(source) if isinstance(source, Path) else source
     _check_frame(data, what)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False)
     except Exception as error:
         raise _damaged(what, error) from error
     header = _header_of(file.metadata.metadata or {}, what)
     try:
-        table = file.read()
+        table = file.read(use_threads=False)  # Arrow's threads may still end when the program does
     except Exception as error:
         raise _damaged(what, error) from error
     _check_columns(table, what)
