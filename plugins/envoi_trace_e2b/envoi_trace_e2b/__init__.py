@@ -1,0 +1,1 @@
+"""Run the sandboxes of envoi-trace on E2B."""
