@@ -105,6 +105,11 @@ class Sandbox(Protocol):
         """A Python that has the harness's packages already; None when one must be installed."""
         ...
 
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it ends whatever anyone does (aware UTC), with every extension that is possible; None for never."""
+        ...
+
     async def run(
         self,
         argv: Sequence[str],

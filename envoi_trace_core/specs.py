@@ -145,8 +145,8 @@ class SandboxSpec[OptionsT]:
     """By `Sandbox.id`. Raises SandboxLostError when it is gone."""
     list_live: Callable[[OptionsT], Awaitable[Sequence[SandboxInfo]]]
     """Every sandbox that any trajectory of this user left, for `cleanup`."""
-    max_lifetime_s: float | None = None
-    """The longest that one can live; None for no bound."""
+    max_lifetime_s: Callable[[OptionsT], float | None] = attrs.field(default=lambda _options: None)
+    """The longest that one can live; None for no bound. A trajectory that takes longer moves into a new one."""
     secrets: Callable[[OptionsT], Mapping[str, str]] = attrs.field(default=lambda _options: {})
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +127,17 @@ def _find_or_start(
         except OSError as error:
             raise SandboxError(f"The local sandbox's folder {folder.path} can't be made: {error.strerror}.") from error
         try:
-            pid = _start_init(folder, request, program, network=options.network == "on", read=read)
+            created_at, bound_s = datetime.now(UTC), options.max_lifetime_s
+            lifetime_s = min(request.lifetime_s, bound_s or request.lifetime_s)
+            pid = _start_init(folder, lifetime_s, program, network=options.network == "on", read=read)
             Record(
                 trajectory_id=request.trajectory_id,
                 role=request.role,
-                created_at=datetime.now(UTC),
+                created_at=created_at,
                 isolated=program is not None,
                 pid=pid,
                 pid_started=process_start(pid),
+                ends_at=created_at + timedelta(seconds=bound_s) if bound_s else None,
             ).save(folder)
         except BaseException:
             remove_folder(folder)
@@ -143,7 +146,7 @@ def _find_or_start(
 
 
 def _start_init(
-    folder: SandboxFolder, request: SandboxRequest, program: str | None, *, network: bool, read: Sequence[Path]
+    folder: SandboxFolder, lifetime_s: float, program: str | None, *, network: bool, read: Sequence[Path]
 ) -> int:
     """Start init; gives its pid on the host."""
     with ExitStack() as stack:
@@ -152,7 +155,7 @@ def _start_init(
             listener.bind(address)
         listener.listen(128)
         log = stack.enter_context(folder.log.open("wb"))
-        config = {"listen_fd": listener.fileno(), "isolated": program is not None, "lifetime_s": request.lifetime_s}
+        config = {"listen_fd": listener.fileno(), "isolated": program is not None, "lifetime_s": lifetime_s}
         init = isolation.INIT_INSIDE if program else str(Path(isolation.__file__).with_name("init.py"))
         argv = [sys.executable, "-I", "-S", init, json.dumps(config)]
         fds = [listener.fileno()]

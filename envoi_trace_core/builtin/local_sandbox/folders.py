@@ -109,11 +109,13 @@ class Record:
     """Of init, as the host counts."""
     pid_started: str
     """When that process started, in the system's notation: tells it from a later one of the same number."""
+    ends_at: datetime | None = None
+    """When it ends, however long it is kept alive."""
 
     def save(self, folder: SandboxFolder) -> None:
         """Write it whole."""
         draft = folder.path / "sandbox.json.tmp"
-        draft.write_text(json.dumps({**attrs.asdict(self), "created_at": self.created_at.isoformat()}))
+        draft.write_text(json.dumps(attrs.asdict(self), default=datetime.isoformat))
         draft.replace(folder.path / "sandbox.json")
 
     @classmethod
@@ -128,6 +130,7 @@ class Record:
                 isolated=bool(found["isolated"]),
                 pid=int(found["pid"]),
                 pid_started=str(found["pid_started"]),
+                ends_at=datetime.fromisoformat(found["ends_at"]) if found.get("ends_at") else None,
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None

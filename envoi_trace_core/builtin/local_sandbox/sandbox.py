@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -49,6 +50,11 @@ class LocalSandbox:
     def python(self) -> str | None:
         """The orchestrator's own Python: it is shown inside at the same path."""
         return sys.executable or None
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """By the option `max_lifetime_s`."""
+        return self.record.ends_at
 
     async def run(
         self,
@@ -105,8 +111,10 @@ class LocalSandbox:
         return result.stdout
 
     async def keep_alive(self, lifetime_s: float) -> None:
-        """Set the sandbox's end to that long from now."""
+        """Set the sandbox's end to that long from now, within its bound."""
         self._check_open()
+        if self.ends_at is not None:
+            lifetime_s = min(lifetime_s, (self.ends_at - datetime.now(UTC)).total_seconds())
         await call(self.folder, {"op": "keep_alive", "lifetime_s": lifetime_s})
 
     async def close(self) -> None:

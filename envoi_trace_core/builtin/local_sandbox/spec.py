@@ -21,6 +21,10 @@ async def _attach(sandbox_id: str, options: LocalSandboxOptions) -> Sandbox:
     return await attach(sandbox_id, options)
 
 
+def _max_lifetime_s(options: LocalSandboxOptions) -> float | None:
+    return options.max_lifetime_s or None
+
+
 async def _list_live(options: LocalSandboxOptions) -> Sequence[SandboxInfo]:
     from envoi_trace_core.builtin.local_sandbox.factory import list_live
 
@@ -34,4 +38,5 @@ LOCAL_SANDBOX = SandboxSpec(
     create=_create,
     attach=_attach,
     list_live=_list_live,
+    max_lifetime_s=_max_lifetime_s,
 )

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import attrs
@@ -26,6 +27,7 @@ class FolderSandbox:
     root: Path
     id: str = "folder"
     python: str | None = None
+    ends_at: datetime | None = None
     user: int | None = None
     """Whose the commands are; None for the tests' own."""
 
