@@ -10,17 +10,18 @@ from pathlib import Path
 import anyio
 import attrs
 
-from envoi_trace_core.builtin.local_launcher import LOCAL_LAUNCHER
+from envoi_trace_core.cli.errors import report as report_error
+from envoi_trace_core.cli.launcher_choice import choose_launcher
 from envoi_trace_core.cli.output import note, out, printable
 from envoi_trace_core.cli.run_display import RunDisplay
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.cli.storage_choice import choose_storage
-from envoi_trace_core.errors import UsageError
+from envoi_trace_core.errors import SandboxError, UsageError
 from envoi_trace_core.ids import check_trajectory_id, new_trajectory_id
 from envoi_trace_core.plugins import Plugins
 from envoi_trace_core.protocols import Launcher
 from envoi_trace_core.run.config import RunConfig
-from envoi_trace_core.run.outcome import EXIT_BELOW_FAIL_UNDER, RunOutcome
+from envoi_trace_core.run.outcome import EXIT_BELOW_FAIL_UNDER, EXIT_STATUS, RunOutcome
 from envoi_trace_core.run.stop import StopRequest, StopSignal
 from envoi_trace_core.state import trajectory_dir
 
@@ -35,23 +36,34 @@ def run(options: RunOptions) -> int:
 
 def launch(config: RunConfig, options: RunOptions) -> int:
     """Run what a configuration says; gives the exit status."""
+    launcher = choose_launcher(Plugins.load(), options)
     display = RunDisplay(json=options.json, quiet=options.quiet)
-    launcher: Launcher = LOCAL_LAUNCHER.create(LOCAL_LAUNCHER.options())
     try:
         outcome = anyio.run(_launch, launcher, config, display, options.detach)
     finally:
         display.close()
+    if isinstance(outcome, SandboxError):
+        report_error(outcome)
+        return EXIT_STATUS["infrastructure_error"]
     if outcome is None:
+        if options.json:
+            out(json.dumps({"trajectory_id": config.trajectory_id, "detached": True}))
         return 0
     return report(outcome, options)
 
 
-async def _launch(launcher: Launcher, config: RunConfig, display: RunDisplay, detach: bool) -> RunOutcome | None:
+async def _launch(
+    launcher: Launcher, config: RunConfig, display: RunDisplay, detach: bool
+) -> RunOutcome | SandboxError | None:
+    """How it ended; an error when what should run the orchestrator failed, so that there is no run to tell of."""
     stop = StopSignal()
-    outcome: RunOutcome | None = None
+    outcome: RunOutcome | SandboxError | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(_stop_on_signal, stop, display)
-        outcome = await launcher.launch(config, observer=display, stop=stop, detach=detach)
+        try:
+            outcome = await launcher.launch(config, observer=display, stop=stop, detach=detach)
+        except SandboxError as error:
+            outcome = error
         group.cancel_scope.cancel()
     return outcome
 

@@ -109,6 +109,19 @@ class RunOptions:
         tuple[str, ...],
         typer.Option(help="An option of the storage. Repeatable.", metavar="KEY=VALUE", rich_help_panel=PLACES),
     ] = ()
+    launcher: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the orchestrator runs; local, unless it must run remotely.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=PLACES,
+        ),
+    ] = None
+    launcher_opt: Annotated[
+        tuple[str, ...],
+        typer.Option(help="An option of the launcher. Repeatable.", metavar="KEY=VALUE", rich_help_panel=PLACES),
+    ] = ()
     detach: Annotated[
         bool, typer.Option("--detach", help="Run the orchestrator remotely and return.", rich_help_panel=PLACES)
     ] = False

@@ -58,7 +58,7 @@ def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _drop_options_of_another(fields: dict[str, Any], given: frozenset[str], settings: Mapping[str, Any]) -> None:
     """`agent-opt` of a configuration file belongs to the agent that the file names, not to `--agent other`."""
-    for name in ("agent", "sandbox", "storage"):
+    for name in ("agent", "sandbox", "storage", "launcher"):
         if name in given and f"{name}_opt" not in given and fields[name] != settings.get(name):
             fields[f"{name}_opt"] = ()
 
