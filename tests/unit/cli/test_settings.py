@@ -28,9 +28,9 @@ def test_every_option_arrives(options_of):
         task="t", env="e", agent="a", model="m", param=("a=1", "b=2"), lang="de", label=("k=v",), trajectory_id="i",
         max_parts=1, max_turns=2, max_tokens=3, max_cost_usd=0.5, timeout=4, idle_timeout=5, turn_timeout=6,
         eval_sandbox="shared", eval_concurrency=7, eval_grace=8, hidden=("x/*", "y"), fail_under=0.9, sandbox="s",
-        storage="st", agent_opt=("a=1",), sandbox_opt=("b=2",), storage_opt=("c=3",), launcher="l", launcher_opt=("d=4",),
-        detach=True, preemptible=True, auto_resume=False, max_restarts=9, restart_delay=10.5, json=True, quiet=True,
-        given=options.given,
+        storage="st", agent_opt=("a=1",), sandbox_opt=("b=2",), storage_opt=("c=3",),
+        launcher="l", launcher_opt=("d=4",), detach=True, preemptible=True,
+        auto_resume=False, max_restarts=9, restart_delay=10.5, json=True, quiet=True, given=options.given,
     )  # fmt: skip
     assert options.given >= {"task", "hidden", "auto_resume"}
     assert "debug" not in options.given
