@@ -54,6 +54,18 @@ class Requirements:
     """Shell commands, run as root after the packages."""
 
 
+@attrs.frozen(kw_only=True)
+class Carried:
+    """What a plugin needs to find the same credentials and servers on another machine. A launcher keeps it secret."""
+
+    variables: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """Of the environment."""
+    files: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """Path to text. The path is the one that the plugin looks for: absolute, or below `~`."""
+    notes: Sequence[str] = ()
+    """What the user should know before the run is out of sight: a login that ends soon."""
+
+
 # -- agents ---------------------------------------------------------------------------------------
 
 
@@ -109,6 +121,8 @@ class AgentSpec[OptionsT]:
     """Given `--model` and the options, before anything starts. Raises UsageError when they can't work together."""
     check_task: Callable[[Path, OptionsT], None] = attrs.field(default=lambda _task_dir, _options: None)
     """Given the task's folder, before anything starts. Raises UsageError when the agent can't work on it."""
+    carried: Callable[[OptionsT], Carried] | None = None
+    """For an orchestrator elsewhere; None: the variables of this environment whose values are among `secrets`."""
 
 
 # -- sandboxes ------------------------------------------------------------------------------------
@@ -148,6 +162,8 @@ class SandboxSpec[OptionsT]:
     max_lifetime_s: Callable[[OptionsT], float | None] = attrs.field(default=lambda _options: None)
     """The longest that one can live; None for no bound. A trajectory that takes longer moves into a new one."""
     secrets: Callable[[OptionsT], Mapping[str, str]] = attrs.field(default=lambda _options: {})
+    carried: Callable[[OptionsT], Carried] | None = None
+    """For an orchestrator elsewhere; None: the variables of this environment whose values are among `secrets`."""
 
 
 # -- storages, parsers, launchers -----------------------------------------------------------------
@@ -163,6 +179,8 @@ class StorageSpec[OptionsT]:
     create: Callable[[OptionsT], Awaitable[Storage]]
     """Raises UsageError when it can't be used as it is set up (no bucket, no credentials)."""
     secrets: Callable[[OptionsT], Mapping[str, str]] = attrs.field(default=lambda _options: {})
+    carried: Callable[[OptionsT], Carried] | None = None
+    """For an orchestrator elsewhere; None: the variables of this environment whose values are among `secrets`."""
 
 
 @attrs.frozen(kw_only=True)
