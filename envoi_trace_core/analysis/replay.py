@@ -1,10 +1,11 @@
-"""A workspace as it was at a part, out of `repo.bundle`."""
+"""A workspace as it was at a part, out of `repo.bundle` or the increments of a run that has not ended."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from envoi_trace_core.errors import TraceFormatError, UsageError
@@ -46,10 +47,57 @@ def checkout_part(
     if not bundle.is_file():
         raise UsageError(f"there is no bundle {bundle}")
     with tempfile.TemporaryDirectory(prefix="envoi-trace-replay-") as scratch:
-        git = _unbundle(bundle, Path(scratch) / "repo.git")
-        _check_commit(git, commit, bundle)
-        _check_size(git, commit, max_files, max_total_bytes)
-        _write(git, commit, destination)
+        git = open_bundles([bundle], Path(scratch) / "repo.git")
+        if not holds(git, commit):
+            raise UsageError(f"the bundle {bundle} holds no commit {commit}")
+        checkout_commit(git, commit, destination, max_files=max_files, max_total_bytes=max_total_bytes)
+
+
+def checkout_commit(
+    git: Git,
+    commit: str,
+    destination: Path,
+    *,
+    max_files: int = MAX_FILES,
+    max_total_bytes: int = MAX_TOTAL_BYTES,
+) -> None:
+    """The same, out of a repository that holds the commit; nothing is written into the repository.
+
+    Raises:
+        UsageError: The folder is not empty.
+        TraceFormatError: The checkout is above a bound.
+    """
+    _check_destination(destination)
+    _check_size(git, commit, max_files, max_total_bytes)
+    _write(git, commit, destination)
+
+
+def open_bundles(bundles: Sequence[Path], directory: Path) -> Git:
+    """A repository with all that bundles hold, each of which may go on from those before it.
+
+    Raises:
+        TraceFormatError: One is damaged.
+    """
+    git: Git | None = None
+    for number, bundle in enumerate(bundles, 1):
+        try:
+            git = git or Git.create(directory)
+            specs = [f"refs/{kind}/*:refs/bundle/{number}/{kind}/*" for kind in ("heads", "preserved")]
+            git("fetch", "-q", "--no-tags", "--no-write-fetch-head", str(bundle.absolute()), *specs)
+        except GitError as error:
+            raise TraceFormatError(f"the bundle {bundle} can't be read: {error.message}") from error
+    return git or Git.create(directory)
+
+
+def holds(git: Git, commit: str) -> bool:
+    """Whether a repository has a commit, whole."""
+    if not _COMMIT.fullmatch(commit):
+        return False
+    try:
+        git("cat-file", "-e", f"{commit}^{{tree}}")
+    except GitError:
+        return False
+    return True
 
 
 def _check_destination(destination: Path) -> None:
@@ -58,22 +106,6 @@ def _check_destination(destination: Path) -> None:
             raise UsageError(f"the folder {destination} is not empty", mend="name a new folder")
     elif destination.exists() or destination.is_symlink():
         raise UsageError(f"{destination} is no folder", mend="name a new folder")
-
-
-def _unbundle(bundle: Path, directory: Path) -> Git:
-    try:
-        git = Git.create(directory)
-        git("fetch", "-q", "--no-tags", "--no-write-fetch-head", str(bundle.absolute()), "refs/heads/*:refs/bundle/*")
-    except GitError as error:
-        raise TraceFormatError(f"the bundle {bundle} can't be read: {error.message}") from error
-    return git
-
-
-def _check_commit(git: Git, commit: str, bundle: Path) -> None:
-    try:
-        git("cat-file", "-e", f"{commit}^{{commit}}")
-    except GitError:
-        raise UsageError(f"the bundle {bundle} holds no commit {commit}") from None
 
 
 def _check_size(git: Git, commit: str, max_files: int, max_total_bytes: int) -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from envoi_trace_core.trace.rows import TraceRow
 
 TRACE_FILE = "trace.parquet"
-BUNDLE_FILE = "repo.bundle"
-BUNDLE_CHUNK_BYTES = 32 * 1024 * 1024
 
 StorageName = Annotated[
     str | None,
@@ -107,42 +105,6 @@ async def find_trace(word: str, storage: StorageWords) -> Trace:
         return read_trace(path)
     async with storage.open() as opened:
         return await read_trajectory(opened, await resolve_id(opened, word))
-
-
-async def save_bundle(word: str, trajectory_id: str, storage: StorageWords, destination: Path) -> None:
-    """Copy the repository of a trajectory into a file.
-
-    Raises:
-        UsageError: It has none (yet).
-    """
-    from envoi_trace_core.errors import KeyMissingError
-    from envoi_trace_core.trace.keys import bundle_key
-
-    missing = UsageError(
-        f"trajectory {trajectory_id} has no {BUNDLE_FILE}: it has not ended",
-        mend=f"envoi-trace resume {trajectory_id}, or wait for its end",
-    )
-    path = trace_file(word)
-    if path is not None:
-        _link_bundle(path.with_name(BUNDLE_FILE), destination)
-        return
-    key = bundle_key(trajectory_id)
-    async with storage.open() as opened:
-        info = await opened.stat(key)
-        if info is None:
-            raise missing
-        try:
-            with destination.open("wb") as file:
-                for start in range(0, info.size_bytes, BUNDLE_CHUNK_BYTES):
-                    file.write(await opened.get(key, start=start, length=BUNDLE_CHUNK_BYTES))
-        except KeyMissingError:
-            raise missing from None
-
-
-def _link_bundle(bundle: Path, destination: Path) -> None:
-    if not bundle.is_file():
-        raise UsageError(f"there is no {bundle}", mend=f"put the trajectory's {BUNDLE_FILE} beside its trace")
-    destination.symlink_to(bundle.absolute())
 
 
 def row_of_part(trace: Trace, part: int) -> TraceRow:
