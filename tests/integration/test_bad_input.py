@@ -83,7 +83,9 @@ CASES: dict[str, tuple[Callable[[Any], None], list[str], list[str]]] = {
     "no script": (no_script, [], ["script.jsonl"]),
     "a bad line in the script": (bad_script, [], ["script.jsonl:2: unknown action 'txt'"]),
     "a wrong key in the environment's settings": (bad_settings, [], ["hiden", "Did you mean 'hidden'?"]),
-    "detached on this machine": (nothing, ["--detach"], ["--detach needs a launcher", "nohup"]),
+    "detached on this machine": (
+        nothing, ["--detach", "--launcher", "local"], ["--detach needs a launcher", "nohup"]
+    ),
     "wrong flag": (nothing, ["--max-prts", "3"], ["no such option: --max-prts"]),
     "storage in a file": (nothing, ["--storage-opt", "root=/dev/null/x"], ["/dev/null/x", "--storage-opt root="]),
 }  # fmt: skip

@@ -1,1 +1,18 @@
 """The hooks of this plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from envoi_trace_core.hookspecs import hookimpl
+from envoi_trace_core.specs import LauncherSpec
+from envoi_trace_modal.launcher.options import ModalLauncherOptions
+from envoi_trace_modal.launcher.spec import MODAL_LAUNCHER
+
+# Options and descriptors are all that `envoi-trace plugins` needs: the rest is imported when it is used.
+
+
+@hookimpl
+def envoi_trace_launchers() -> Iterable[LauncherSpec[ModalLauncherOptions]]:
+    """The `modal` launcher."""
+    yield MODAL_LAUNCHER
