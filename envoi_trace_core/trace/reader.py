@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from os import SEEK_END
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
@@ -190,7 +191,7 @@ async def read_header(storage: Storage, key: str, *, size_bytes: int | None = No
     import pyarrow.parquet as pq
 
     what = storage.uri(key)
-    footer = await _footer(storage, key, what, size_bytes)
+    footer, _ = await read_footer(storage, key, size_bytes=size_bytes)
     try:
         metadata = pq.read_metadata(pa.BufferReader(footer))
     except Exception as error:
@@ -198,7 +199,52 @@ async def read_header(storage: Storage, key: str, *, size_bytes: int | None = No
     return _header_of(metadata.metadata or {}, what)
 
 
-async def _footer(storage: Storage, key: str, what: str, size_bytes: int | None) -> bytes:
+def read_file_header(path: Path) -> TraceHeader:
+    """The same of a file on this machine.
+
+    Raises:
+        TraceFormatError: It is no trace, is damaged, or was written by a newer major version.
+        StorageError: It can't be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    what = str(path)
+    try:
+        with path.open("rb") as file:
+            size_bytes = file.seek(0, SEEK_END)
+            head, tail = _ends(file, size_bytes, _TAIL_BYTES)
+            _check_frame(head + tail, what)
+            footer_bytes = _footer_bytes(tail, size_bytes, what)
+            footer = _ends(file, size_bytes, footer_bytes)[1] if footer_bytes > len(tail) else tail[-footer_bytes:]
+    except FileNotFoundError:
+        raise TraceFormatError(f"there is no file {path}") from None
+    except OSError as error:
+        raise storage_error(f"{path} can't be read", error) from error
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(footer))
+    except Exception as error:
+        raise _damaged(what, error) from error
+    return _header_of(metadata.metadata or {}, what)
+
+
+def _ends(file: BinaryIO, size_bytes: int, tail_bytes: int) -> tuple[bytes, bytes]:
+    """The first bytes of a file, when the last ones don't hold them, and the last ones."""
+    file.seek(0)
+    head = file.read(4) if size_bytes > tail_bytes else b""
+    file.seek(max(0, size_bytes - tail_bytes))
+    return head, file.read(tail_bytes)
+
+
+async def read_footer(storage: Storage, key: str, *, size_bytes: int | None = None) -> tuple[bytes, int]:
+    """The footer of a stored trace, with its length field and magic, and the size of the whole object.
+
+    Raises:
+        KeyMissingError: There is none.
+        TraceFormatError: It is no parquet file.
+        StorageError: It can't be read.
+    """
+    what = storage.uri(key)
     for _ in range(5):
         if size_bytes is None:
             info = await storage.stat(key)
@@ -217,10 +263,10 @@ async def _footer(storage: Storage, key: str, what: str, size_bytes: int | None)
             continue
         footer_bytes = _footer_bytes(tail, size_bytes, what)
         if footer_bytes <= len(tail):
-            return tail[-footer_bytes:]
+            return tail[-footer_bytes:], size_bytes
         rest = await storage.get(key, start=size_bytes - footer_bytes, length=footer_bytes + 1)
         if len(rest) == footer_bytes and rest.endswith(tail[-_TAIL_BYTES // 2 :]):
-            return rest
+            return rest, size_bytes
         size_bytes = None
     raise StorageError(f"{what} changed all the time while it was read", retryable=True)
 
