@@ -20,6 +20,7 @@ from envoi_trace_core.cli import (
     import_command,
     list_command,
     plugins_command,
+    query_command,
     resume_command,
     show_command,
     status_command,
@@ -92,6 +93,7 @@ def _check_env(options: RunOptions) -> None:
 app.command("check")(check_command.check)
 app.command("list")(list_command.list_trajectories)
 app.command("show")(show_command.show)
+app.command("query")(query_command.query)
 app.command("graph")(graph_command.graph)
 app.command("import")(import_command.import_)
 app.command("resume")(resume_command.resume)
