@@ -19,11 +19,13 @@ from envoi_trace_core.cli import (
     graph_command,
     import_command,
     list_command,
+    logs_command,
     plugins_command,
     query_command,
     resume_command,
     show_command,
     status_command,
+    stop_command,
     upload_command,
 )
 from envoi_trace_core.cli.errors import guarded
@@ -100,6 +102,8 @@ app.command("resume")(resume_command.resume)
 app.command("upload")(upload_command.upload)
 app.command("cleanup")(cleanup_command.cleanup)
 app.command("status")(status_command.status)
+app.command("logs")(logs_command.logs)
+app.command("stop")(stop_command.stop)
 app.command("plugins")(plugins_command.plugins)
 
 

@@ -24,7 +24,12 @@ _JOINERS = frozenset({"\u200c", "\u200d"})  # part of words and emoji
 
 def printable(text: str) -> str:
     """One line that no terminal obeys: line ends and tabs become spaces, other control characters are shown."""
-    return " ".join(_escape(text).replace("\t", " ").split("\n")).strip()
+    return printable_line(text).strip()
+
+
+def printable_line(text: str) -> str:
+    """The same, with the spaces at its ends."""
+    return " ".join(_escape(text).replace("\t", " ").split("\n"))
 
 
 def printable_block(text: str) -> str:
@@ -51,6 +56,11 @@ def _shown(char: str) -> str:
 def out(line: str = "") -> None:
     """A line of the result, on stdout."""
     sys.stdout.write(line + "\n")
+
+
+def flush() -> None:
+    """Show at once what was printed: for a result that comes line by line."""
+    sys.stdout.flush()
 
 
 def note(line: str) -> None:

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, TextIO
 
 import attrs
 
-from envoi_trace_core.cli.output import printable
-from envoi_trace_core.domain.facts import EvaluationRecorded, Fact, PartRecorded, TurnBegun
-from envoi_trace_core.domain.parts import Evaluation, Part
+from envoi_trace_core.cli.output import printable, printable_line
+from envoi_trace_core.domain.facts import Fact
 from envoi_trace_core.run.observer import RunStart
+from envoi_trace_core.run.progress import progress_line
 
 if TYPE_CHECKING:
     from rich.live import Live
 
     from envoi_trace_core.trace.fold import TraceState
-
-SUMMARY_WIDTH = 72
 
 
 @attrs.define(kw_only=True)
@@ -57,15 +55,9 @@ class RunDisplay:
         """Show what happened."""
         if self.quiet:
             return
-        match fact:
-            case TurnBegun():
-                self._print(f"-- turn {fact.turn}")
-            case PartRecorded(part=part):
-                self._print(_part_line(part))
-            case EvaluationRecorded(evaluation=evaluation):
-                self._print(_evaluation_line(evaluation, state))
-            case _:
-                pass
+        line = progress_line(fact, state)
+        if line is not None:
+            self._print(printable_line(line))
         if self._live is not None:
             self._live.update(self._status_line(state))
 
@@ -101,24 +93,3 @@ class RunDisplay:
         if state.total_cost_usd is not None:
             words.append(f"${state.total_cost_usd:.2f}")
         return " · ".join(words)
-
-
-def _part_line(part: Part) -> str:
-    name = f"{part.part_type} {part.tool_name}" if part.tool_name else part.part_type
-    marks = ""
-    if part.tool_exit_code:
-        marks += f" exit {part.tool_exit_code}"
-    if part.repo_checkpoint is not None:
-        marks += f" [{part.repo_checkpoint.commit_after[:8]}]"
-    for call in part.envoi_calls:
-        marks += f" {call.counts.passed}/{call.counts.total} passed"
-    return f"{part.part:>5} {name:<18}{marks} {printable(part.summary)[:SUMMARY_WIDTH]}"
-
-
-def _evaluation_line(evaluation: Evaluation, state: TraceState) -> str:
-    what = f"{evaluation.counts.passed}/{evaluation.counts.total} passed"
-    if evaluation.status != "completed":
-        what = f"{evaluation.status}: {printable(evaluation.error or '')[:SUMMARY_WIDTH]}"
-    part = state.part_of_commit(evaluation.commit)
-    where = "the start" if part is None else f"part {part}"
-    return f"      evaluation of {where} [{evaluation.commit[:8]}] {what}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,9 +63,6 @@ async def _read(word: str, words: StorageWords) -> tuple[Trace, LeaseHolder | No
 
 
 def _state(trace: Trace, holder: LeaseHolder | None) -> str:
-    from envoi_trace_core.trace.lease import STALENESS_S
-
     if holder is None:
         return "ended" if trace.end is not None else "died"
-    age_s = abs((datetime.now(UTC) - holder.heartbeat_at).total_seconds())
-    return "died" if holder.is_known_dead or age_s > STALENESS_S else "running"
+    return "running" if holder.is_fresh else "died"

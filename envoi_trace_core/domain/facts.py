@@ -53,6 +53,8 @@ class TurnEnded:
     turn: int
     at: datetime
     interrupted: bool = False
+    event_index: int = 0
+    """Of the newest native event when the agent handed back: all up to it count. 0 for an interrupted turn."""
 
 
 @attrs.frozen(kw_only=True)

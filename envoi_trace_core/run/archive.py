@@ -20,12 +20,10 @@ import attrs
 
 from envoi_trace_core.domain.facts import (
     CallRecorded,
-    EventsUnparsed,
     Fact,
     PartRecorded,
     TrajectoryBegun,
     TrajectoryEnded,
-    UsageRecorded,
 )
 from envoi_trace_core.domain.parts import EnvoiCall, Evaluation
 from envoi_trace_core.domain.solving import VisibleStatus, visible_status
@@ -38,13 +36,24 @@ from envoi_trace_core.run.observer import Observer
 from envoi_trace_core.run.outcome import RunEnd, RunOutcome, outcome_of
 from envoi_trace_core.run.plan import RunPlan
 from envoi_trace_core.run.preserve import Moment, Preserver
-from envoi_trace_core.run.restoring import MIRROR, bring_back
+from envoi_trace_core.run.restoring import MIRROR, bring_back, events_left_out, newest_event
 from envoi_trace_core.run.resume import AgentStateFile, check_same_run, new_trajectory, stored_config
+from envoi_trace_core.run.run_log import LoggedObserver
+from envoi_trace_core.run.stop_requests import forget_old_request
 from envoi_trace_core.state import trajectory_dir
 from envoi_trace_core.trace.events import EventLog, StoredEvent, compress_events, read_events
 from envoi_trace_core.trace.fold import TraceState
 from envoi_trace_core.trace.journal import Journal, read_journal
-from envoi_trace_core.trace.keys import bundle_key, config_key, events_key, events_path, journal_path, trace_key
+from envoi_trace_core.trace.keys import (
+    bundle_key,
+    config_key,
+    events_key,
+    events_path,
+    journal_path,
+    log_key,
+    log_path,
+    trace_key,
+)
 from envoi_trace_core.trace.lease import Lease
 from envoi_trace_core.trace.redact import Redactor
 from envoi_trace_core.trace.writer import TraceWriter
@@ -59,6 +68,7 @@ class Archive:
 
     plan: RunPlan
     observer: Observer
+    """Writes the run's log too."""
     storage: Storage
     ledger: Ledger
     events: EventLog
@@ -70,6 +80,8 @@ class Archive:
     is_resumed: bool
     left_out: Sequence[range]
     """Indices of native events that came after the last part of an earlier end: they stay in the events log only."""
+    newest_counted: int
+    """The newest native event that counted when the trajectory was opened; 0 for none."""
     on_commit: Callable[[str], None] = lambda _commit: None
     """Told of each commit that a part made."""
 
@@ -179,6 +191,17 @@ class Archive:
         if not self.has_begun or fact != known:
             await self.ledger.add(fact)
 
+    async def note_lost_sandbox(self) -> None:
+        """The run was killed, and its sandbox is gone: what the agent told last has no checkpoint, and is done again.
+
+        A run that ended by itself has said that already.
+        """
+        newest = self.events.next_index - 1
+        if self.state.end is not None or newest <= self.newest_counted:
+            return
+        self.left_out = (*self.left_out, range(self.newest_counted + 1, newest + 1))
+        await self._end(RunEnd(reason="infrastructure_error", message="the run was killed, and its sandbox is gone"))
+
     async def note_call(self, call: EnvoiCall) -> None:
         """A test call ended, as the harness saw it: durable before the agent gets its answer."""
         await self.ledger.add(CallRecorded(call=self.redactor.value(call)))
@@ -211,6 +234,18 @@ class Archive:
         """Make the end a fact, and upload everything; a step that fails does not keep the next ones from trying."""
         if not self.has_begun:
             await self.begin(test_paths=(), initial_commit=None)
+        await self._end(end)
+        await self._try(self._upload_events)
+        await self._try(self._upload_bundle)
+        await self._try(self._upload_log)
+        await self._try(self._flush_trace)
+        if end.reason == "solved" and not self._unsaved:
+            await self._try(self.preserver.remove)
+            self.is_over = not self._unsaved
+        else:
+            await self._try(partial(self.preserver.flush, PRESERVE_TIMEOUT_S))
+
+    async def _end(self, end: RunEnd) -> None:
         await self.ledger.add(
             TrajectoryEnded(
                 reason=end.reason,
@@ -222,14 +257,6 @@ class Archive:
                 total_events=self.events.next_index - 1,
             )
         )
-        await self._try(self._upload_events)
-        await self._try(self._upload_bundle)
-        await self._try(self._flush_trace)
-        if end.reason == "solved" and not self._unsaved:
-            await self._try(self.preserver.remove)
-            self.is_over = not self._unsaved
-        else:
-            await self._try(partial(self.preserver.flush, PRESERVE_TIMEOUT_S))
 
     async def _try(self, step: Callable[[], object]) -> None:
         try:
@@ -247,6 +274,10 @@ class Archive:
             packed = Path(folder) / "events.jsonl.zst"
             await anyio.to_thread.run_sync(compress_events, self.events.path, packed)
             await self.storage.put(events_key(self.id), packed)
+
+    async def _upload_log(self) -> None:
+        if log_path(self.id).exists():
+            await self.storage.put(log_key(self.id), log_path(self.id))
 
     async def _upload_bundle(self) -> None:
         if self.state.head is None:
@@ -266,23 +297,6 @@ _FINAL = ("completed", "build_failed")
 
 def _write_whole_bundle(mirror_dir: Path, destination: Path) -> None:
     write_bundle(Git(directory=mirror_dir), destination, since=None)
-
-
-def _events_left_out(facts: Sequence[Fact]) -> list[range]:
-    left_out: list[range] = []
-    newest = 0
-    for fact in facts:
-        match fact:
-            case PartRecorded(part=part):
-                newest = max(newest, part.event_index)
-            case UsageRecorded() | EventsUnparsed():
-                newest = max(newest, fact.event_index)
-            case TrajectoryEnded(total_events=count) if count > newest:
-                left_out.append(range(newest + 1, count + 1))
-                newest = count
-            case _:
-                pass
-    return left_out
 
 
 @asynccontextmanager
@@ -316,6 +330,8 @@ async def _open_held(
 ) -> AsyncIterator[Archive]:
     trajectory_id = plan.config.trajectory_id
     stored = await bring_back(storage, trajectory_id, observer.note)
+    redactor = Redactor(plan.secrets)
+    observer = LoggedObserver(behind=observer, path=log_path(trajectory_id), redactor=redactor)
     facts, damage = read_journal(journal_path(trajectory_id))
     for line in damage:
         observer.note(f"the journal's line {line.line_number} is lost: {line.reason}")
@@ -324,6 +340,8 @@ async def _open_held(
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(Journal.open(journal_path(trajectory_id)))
         events = stack.enter_context(EventLog.open(events_path(trajectory_id)))
+        if not restarted:
+            await forget_old_request(storage, trajectory_id)
         if not (restarted or state.is_solved):  # a restart has less time left, a resume later has all of it again
             await storage.put(config_key(trajectory_id), stored_config(plan).to_json().encode())
         writer = await stack.enter_async_context(TraceWriter.open(storage, trajectory_id, state))
@@ -350,12 +368,13 @@ async def _open_held(
             ledger=Ledger(journal=journal, state=state, recorded=recorded, on_fact=on_fact, warn=observer.note),
             events=events,
             lease=lease,
-            redactor=Redactor(plan.secrets),
+            redactor=redactor,
             writer=writer,
             preserver=preserver,
             agent_state=AgentStateFile(folder=trajectory_dir(trajectory_id)),
             is_resumed=bool(facts),
-            left_out=_events_left_out(facts),
+            left_out=events_left_out(facts),
+            newest_counted=newest_event(facts),
         )
         if facts:
             preserve()

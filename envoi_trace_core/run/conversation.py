@@ -130,6 +130,8 @@ class Conversation:
             self.stop.ask(StopRequest(reason=budget))
         elif max_turns is not None and self._ended_turns() >= max_turns:
             self.stop.ask(StopRequest(reason="turn_limit"))
+        elif self.workplace.move is not None and self.workplace.move.is_due:
+            self.stop.ask(self.workplace.move.request())
         elif idle_turns >= STALLED_TURNS:
             message = f"{idle_turns} turns in a row without any action"
             self.stop.ask(StopRequest(reason="stalled", message=message))
@@ -154,8 +156,14 @@ class Conversation:
         with self.archive.turn_in_progress():
             await run_beside(lambda: runner.run(prompt), lambda: self._save_state_now_and_then(session))
         await recorder.end_turn()
-        await self.archive.ledger.add(TurnEnded(turn=turn, at=datetime.now(UTC), interrupted=self.stop.is_set))
+        if self.stop.request is None or not self.stop.request.moves:  # a turn that moves goes on under its number
+            await self.archive.ledger.add(self._end_of(turn))
         await self._save_state(session)
+
+    def _end_of(self, turn: int) -> TurnEnded:
+        if self.stop.is_set:
+            return TurnEnded(turn=turn, at=datetime.now(UTC), interrupted=True)
+        return TurnEnded(turn=turn, at=datetime.now(UTC), event_index=self.archive.events.next_index - 1)
 
     def _prompt(self, *, is_new_session: bool) -> str:
         """The task for a new session; how the tests stand for one that goes on; both after a lost session."""

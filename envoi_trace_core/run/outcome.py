@@ -31,6 +31,8 @@ class RunEnd:
     """When it is not the reason's own: 143 for SIGTERM."""
     worth_restarting: bool = False
     """Whether the launcher may try again by itself."""
+    moves: bool = False
+    """Whether it only leaves sandboxes that are near their end."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +56,7 @@ class RunOutcome:
     mend: str | None = None
     exit_status: int = 0
     worth_restarting: bool = False
+    moves: bool = False
     unsaved: tuple[str, ...] = ()
     """Why artifacts could not be uploaded; what is on this machine is whole."""
 
@@ -95,5 +98,6 @@ def outcome_of(
         mend=end.mend,
         exit_status=EXIT_UNSAVED if unsaved else status,
         worth_restarting=end.worth_restarting,
+        moves=end.moves,
         unsaved=unsaved,
     )

@@ -146,6 +146,7 @@ class Preserver:
                 await self._upload_repository(goal)
                 await self._upload_agent_states()
                 await self.stored.journal.upload(goal.journal_bytes)
+                await self._upload_log()
             except ConditionFailedError as error:
                 self._is_over = True
                 self.last_error = StorageError(f"another run goes on with it: {error.message}")
@@ -177,6 +178,11 @@ class Preserver:
                 # fewer commits. Only the holder of the lease writes here, so this one takes its place.
                 await stored.storage.put(key, bundle)
         stored.bundles = number
+
+    async def _upload_log(self) -> None:
+        path = self.stored.log.path
+        if await to_thread.run_sync(path.exists):
+            await self.stored.log.upload(path.stat().st_size)
 
     async def _upload_agent_states(self) -> None:
         for path in sorted(self.folder.glob(f"{AGENT_STATE}*")):

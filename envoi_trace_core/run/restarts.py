@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
+from contextlib import suppress
+from functools import partial
 
 import anyio
 import attrs
 
+from envoi_trace_core.errors import StorageError
 from envoi_trace_core.plugins import Plugins
+from envoi_trace_core.run.beside import run_beside
 from envoi_trace_core.run.config import RunConfig
 from envoi_trace_core.run.observer import Observer
 from envoi_trace_core.run.outcome import RunOutcome
-from envoi_trace_core.run.plan import make_plan
+from envoi_trace_core.run.plan import RunPlan, make_plan
 from envoi_trace_core.run.stop import StopSignal
+from envoi_trace_core.run.stop_requests import end_when_requested
 from envoi_trace_core.run.trajectory import run_trajectory
 
 SAME_ERROR_LIMIT = 3
@@ -28,37 +34,79 @@ async def run_with_restarts(config: RunConfig, plugins: Plugins, *, observer: Ob
         UsageError: The configuration can't be run; nothing was started.
     """
     deadline = time.monotonic() + config.timeout_s
-    same_error = 0
-    last: RunOutcome | None = None
-    for restart in range(config.max_restarts + 1):
-        left_s = config.timeout_s if restart == 0 else deadline - time.monotonic()
+    restarts = Restarts(config)
+    for attempt in itertools.count():
+        left_s = config.timeout_s if attempt == 0 else deadline - time.monotonic()
         plan = make_plan(attrs.evolve(config, timeout_s=max(left_s, 0.0)), plugins)
-        outcome = await run_trajectory(plan, observer=observer, stop=stop, restarted=restart > 0)
-        if not (config.auto_resume and outcome.worth_restarting) or stop.interrupted:
+        if attempt == 0:
+            _say_when_it_moves(plan, observer)
+        outcome = await run_trajectory(plan, observer=observer, stop=stop, restarted=attempt > 0)
+        if stop.interrupted or deadline - time.monotonic() <= 0:
             return outcome
-        repeated = last is not None and (last.message, last.parts) == (outcome.message, outcome.parts)
-        same_error = same_error + 1 if repeated else 1
-        last = outcome
-        if same_error >= SAME_ERROR_LIMIT:
-            observer.note(f"gave up: the same error {same_error} times in a row, and no new part: {outcome.message}")
-            return outcome
-        if restart == config.max_restarts or deadline - time.monotonic() <= 0:
-            return outcome
-        delay_s = _delay_s(config.restart_delay_s, same_error)
-        observer.note(f"{outcome.reason}: {outcome.message}; goes on in {delay_s:.0f} s (restart {restart + 1})")
-        if await _interrupted_within(stop, delay_s):
+        delay_s = restarts.delay_s(outcome, observer)
+        if delay_s is None or await _interrupted_within(plan, stop, delay_s):
             return outcome
         stop.reset()
-    raise AssertionError("max_restarts is at least 0")
+    raise AssertionError("a run ends")
 
 
-def _delay_s(base_s: float, failures: int) -> float:
+@attrs.define
+class Restarts:
+    """Decides after each attempt whether there is another one."""
+
+    config: RunConfig
+    _count: int = 0
+    _last: tuple[str | None, int] | None = None
+    _repeats: int = 0
+
+    def delay_s(self, outcome: RunOutcome, observer: Observer) -> float | None:
+        """How long to wait before the next attempt; None when there is none."""
+        # A move names its sandbox, so it is never the same message twice.
+        this = ("" if outcome.moves else outcome.message, outcome.parts)
+        self._repeats = self._repeats + 1 if this == self._last else 1
+        self._last = this
+        if not (outcome.moves or (self.config.auto_resume and outcome.worth_restarting)):
+            return None
+        if self._repeats >= SAME_ERROR_LIMIT:
+            observer.note(f"gave up: the same error {self._repeats} times in a row, and no new part: {outcome.message}")
+            return None
+        if outcome.moves:
+            observer.note(str(outcome.message))
+            return 0.0
+        if self._count == self.config.max_restarts:
+            return None
+        self._count += 1
+        delay_s = _backed_off_s(self.config.restart_delay_s, self._repeats)
+        observer.note(f"{outcome.reason}: {outcome.message}; goes on in {delay_s:.0f} s (restart {self._count})")
+        return delay_s
+
+
+def _say_when_it_moves(plan: RunPlan, observer: Observer) -> None:
+    config, bound_s = plan.config, plan.sandbox.spec.max_lifetime_s(plan.sandbox.options)
+    if bound_s is not None and config.timeout_s > bound_s:
+        observer.note(
+            f"a {config.sandbox} sandbox lives {bound_s:g} s at most, and --timeout is {config.timeout_s:g} s: "
+            "a run that takes longer moves into a new one"
+        )
+
+
+def _backed_off_s(base_s: float, failures: int) -> float:
     """Doubled with each failure in a row, with jitter so that many runs do not come back at once."""
     return min(base_s * 2.0 ** (failures - 1), MAX_DELAY_S) * random.uniform(0.8, 1.2)  # noqa: S311
 
 
-async def _interrupted_within(stop: StopSignal, delay_s: float) -> bool:
+async def _interrupted_within(plan: RunPlan, stop: StopSignal, delay_s: float) -> bool:
+    """Wait; a signal or `envoi-trace stop` ends the wait, and the run."""
     with anyio.move_on_after(delay_s):
-        await stop.wait_interrupted()
-        return True
-    return False
+        await run_beside(stop.wait_interrupted, partial(_watch_storage, plan, stop))
+    return stop.interrupted
+
+
+async def _watch_storage(plan: RunPlan, stop: StopSignal) -> None:
+    """Between two attempts nobody else has the storage open."""
+    with suppress(StorageError):
+        storage = await plan.storage.spec.create(plan.storage.options)
+        try:
+            await end_when_requested(storage, plan.config.trajectory_id, stop)
+        finally:
+            await storage.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import attrs
 from anyio import to_thread
 
-from envoi_trace_core.domain.facts import EventsUnparsed, Fact, PartRecorded, TrajectoryEnded, UsageRecorded
+from envoi_trace_core.domain.facts import EventsUnparsed, Fact, PartRecorded, TrajectoryEnded, TurnEnded, UsageRecorded
 from envoi_trace_core.errors import StorageError
 from envoi_trace_core.protocols import Storage
 from envoi_trace_core.repo.increments import has_increment, import_increments
@@ -20,7 +20,7 @@ from envoi_trace_core.state import state_dir, trajectory_dir
 from envoi_trace_core.trace.events import parse_event_line
 from envoi_trace_core.trace.fold import TraceState
 from envoi_trace_core.trace.journal import read_journal
-from envoi_trace_core.trace.keys import events_path, journal_path, resume_prefix
+from envoi_trace_core.trace.keys import events_path, journal_path, log_path, log_pieces_prefix, resume_prefix
 from envoi_trace_core.trace.line_log import is_whole, storage_error
 
 MIRROR = "repo.git"
@@ -35,6 +35,8 @@ class StoredRun:
     trajectory_id: str
     journal: StoredLog
     events: StoredLog
+    log: StoredLog
+    """What the run told; nothing depends on it."""
     bundles: int
     """How many increments of the repository."""
 
@@ -51,6 +53,7 @@ class StoredRun:
             trajectory_id=trajectory_id,
             journal=await StoredLog.find(storage, f"{prefix}journal/", journal_path(trajectory_id)),
             events=await StoredLog.find(storage, f"{prefix}events/", events_path(trajectory_id)),
+            log=await StoredLog.find(storage, log_pieces_prefix(trajectory_id), log_path(trajectory_id)),
             bundles=len(await numbered_sizes(storage, f"{prefix}repository/", "bundle")),
         )
 
@@ -81,12 +84,21 @@ async def bring_back(storage: Storage, trajectory_id: str, note: Callable[[str],
     Raises:
         StorageError: The storage can't be reached, or what it has is damaged.
     """
+    stored = await _bring_back_record(storage, trajectory_id, note)
+    if not await stored.log.is_behind_local():
+        log = await stored.log.download()
+        trajectory_dir(trajectory_id).mkdir(parents=True, exist_ok=True)
+        await to_thread.run_sync(stored.log.path.write_bytes, log)
+    return stored
+
+
+async def _bring_back_record(storage: Storage, trajectory_id: str, note: Callable[[str], None]) -> StoredRun:
     stored = await StoredRun.find(storage, trajectory_id)
     if await stored.is_behind_local():
         return stored
     if not stored.journal.sizes_bytes:
         # The first upload was cut off, and this machine knows another beginning: nothing of it was ever told.
-        for folder in ("agent/", "repository/", "events/"):
+        for folder in ("agent/", "repository/", "events/", "log/"):
             await delete_all(storage, f"{stored.prefix}{folder}")
         return await StoredRun.find(storage, trajectory_id)
     note("what is stored of this run is newer than what is on this machine: it is brought here")
@@ -131,20 +143,33 @@ async def _rebuild_mirror(stored: StoredRun, mirror_dir: Path, head: str | None)
         await to_thread.run_sync(partial(import_increments, mirror_dir, paths, head))
 
 
-def newest_event(facts: Sequence[Fact]) -> int:
+def newest_event(facts: Iterable[Fact]) -> int:
     """The index of the newest native event that the journal knows what to make of; 0 for none."""
+    return max((_event_of(fact) for fact in facts), default=0)
+
+
+def events_left_out(facts: Iterable[Fact]) -> list[range]:
+    """Indices of the events that an earlier end left behind: they stay in the events log only."""
+    left_out: list[range] = []
     newest = 0
     for fact in facts:
-        match fact:
-            case PartRecorded(part=part):
-                newest = max(newest, part.event_index)
-            case UsageRecorded() | EventsUnparsed():
-                newest = max(newest, fact.event_index)
-            case TrajectoryEnded(total_events=count):
-                newest = max(newest, count)
-            case _:
-                pass
-    return newest
+        index = _event_of(fact)
+        if isinstance(fact, TrajectoryEnded) and index > newest:
+            left_out.append(range(newest + 1, index + 1))
+        newest = max(newest, index)
+    return left_out
+
+
+def _event_of(fact: Fact) -> int:
+    match fact:
+        case PartRecorded(part=part):
+            return part.event_index
+        case UsageRecorded() | EventsUnparsed() | TurnEnded():
+            return fact.event_index
+        case TrajectoryEnded(total_events=count):
+            return count
+        case _:
+            return 0
 
 
 def _covered_bytes(log: bytes, newest: int) -> int:

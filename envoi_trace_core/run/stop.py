@@ -18,6 +18,8 @@ class StopRequest:
     """Of an interrupt: 130, 143 or 129."""
     worth_restarting: bool = False
     """Whether the launcher may go on by itself: a turn that took too long, not a budget that is used up."""
+    moves: bool = False
+    """Whether the run only leaves its sandboxes: it goes on in new ones at once, whatever `--auto-resume` says."""
 
 
 class StopSignal:

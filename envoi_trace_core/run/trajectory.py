@@ -21,6 +21,7 @@ from envoi_trace_core.run.outcome import RunEnd, RunOutcome, end_of
 from envoi_trace_core.run.plan import RunPlan
 from envoi_trace_core.run.resume import SOLVED_BEFORE, solved_before
 from envoi_trace_core.run.stop import StopSignal
+from envoi_trace_core.run.stop_requests import end_when_requested
 from envoi_trace_core.run.workplace import open_workplace
 
 WIND_DOWN_S = 30.0
@@ -49,6 +50,7 @@ async def run_trajectory(plan: RunPlan, *, observer: Observer, stop: StopSignal,
     async with open_archive(plan, observer, restarted=restarted) as archive:
         if archive.state.is_solved:
             return archive.outcome(SOLVED_BEFORE)
+        observer = archive.observer
         observer.started(
             RunStart(
                 trajectory_id=plan.config.trajectory_id,
@@ -75,7 +77,7 @@ async def _work(plan: RunPlan, archive: Archive, observer: Observer, stop: StopS
                 plan=plan, archive=archive, workplace=workplace, observer=observer, stop=stop, deadline=deadline
             )
             try:
-                await conversation.hold()
+                await run_beside(conversation.hold, workplace.force_move)
             finally:
                 await workplace.finish_evaluations()
 
@@ -86,7 +88,13 @@ async def _work(plan: RunPlan, archive: Archive, observer: Observer, stop: StopS
         return CANCEL
 
     try:
-        await run_beside(converse, cancel_when_interrupted, archive.lease.wait_lost, archive.writer.wait_fenced)
+        await run_beside(
+            converse,
+            cancel_when_interrupted,
+            lambda: end_when_requested(archive.storage, archive.id, stop),
+            archive.lease.wait_lost,
+            archive.writer.wait_fenced,
+        )
     except EnvoiTraceError as error:
         if isinstance(error, UsageError) and not archive.has_begun:
             raise
@@ -99,4 +107,5 @@ async def _work(plan: RunPlan, archive: Archive, observer: Observer, stop: StopS
         message=stop.request.message,
         exit_status=stop.request.exit_status,
         worth_restarting=stop.request.worth_restarting,
+        moves=stop.request.moves,
     )

@@ -25,6 +25,7 @@ from envoi_trace_core.harness.tool import RunTestsTool, open_run_tests_tool
 from envoi_trace_core.protocols import Sandbox, SandboxRole
 from envoi_trace_core.repo.repository import Repository
 from envoi_trace_core.run.archive import Archive
+from envoi_trace_core.run.moving import Move, planned_move
 from envoi_trace_core.run.observer import Observer
 from envoi_trace_core.run.outcome import end_of
 from envoi_trace_core.run.plan import RunPlan
@@ -69,7 +70,10 @@ async def open_sandbox(plan: RunPlan, role: SandboxRole, observer: Observer) -> 
     )
     sandbox = await spec.create(request, plan.sandbox.options)
     try:
-        yield OpenSandbox(sandbox=sandbox, is_same=await _is_marked(sandbox, config.trajectory_id))
+        is_same = await _is_marked(sandbox, config.trajectory_id)
+        if is_same:
+            await sandbox.keep_alive(request.lifetime_s)  # it was made for an earlier run, that had less time left
+        yield OpenSandbox(sandbox=sandbox, is_same=is_same)
     finally:
         with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True) as scope:
             await sandbox.close()
@@ -99,14 +103,22 @@ class Workplace:
     repository: Repository
     evaluator: Evaluator
     tool: RunTestsTool
+    move: Move | None
+    """When the sandboxes must be left; None when they live as long as the run."""
 
     async def evaluate_head(self) -> None:
         """Wait until the newest commit is evaluated."""
         await self.evaluator.wait_for(self.repository.head)
 
+    async def force_move(self) -> None:
+        """End the attempt while its sandboxes can still be read."""
+        if self.move is not None:
+            await self.move.force(self.stop)
+
     async def finish_evaluations(self) -> None:
-        """Evaluate what still waits, for a bounded time; nobody waits when the user ended the run."""
-        grace_s = 0.0 if self.stop.interrupted else self.plan.config.eval_grace_s
+        """Evaluate what still waits, for a bounded time; nobody waits when the user ended the run, or it moves."""
+        is_moving = self.stop.request is not None and self.stop.request.moves
+        grace_s = 0.0 if self.stop.interrupted or is_moving else self.plan.config.eval_grace_s
         await self.evaluator.drain(grace_s)
 
 
@@ -164,7 +176,14 @@ async def open_workplace(
             )
         )
         yield Workplace(
-            plan=plan, archive=archive, stop=stop, agent=agent, repository=repository, evaluator=evaluator, tool=tool
+            plan=plan,
+            archive=archive,
+            stop=stop,
+            agent=agent,
+            repository=repository,
+            evaluator=evaluator,
+            tool=tool,
+            move=planned_move((agent.sandbox, tests.sandbox)),
         )
 
 
@@ -176,6 +195,7 @@ async def _open_repository(plan: RunPlan, archive: Archive, agent: OpenSandbox) 
         redact=archive.redactor.bytes if plan.secrets else None,
     )
     if archive.state.head is not None and not agent.is_same:
+        await archive.note_lost_sandbox()
         await repository.restore_into(agent.sandbox, archive.state.head)
     await repository.begin(datetime.now(UTC))
     return repository

@@ -39,6 +39,21 @@ def config_key(trajectory_id: str) -> str:
     return f"{resume_prefix(trajectory_id)}config.json"
 
 
+def stop_key(trajectory_id: str) -> str:
+    """The key of a request to stop."""
+    return f"{resume_prefix(trajectory_id)}stop.json"
+
+
+def log_key(trajectory_id: str) -> str:
+    """The key of what the run told, line by line."""
+    return f"{TRAJECTORIES}{trajectory_id}/run.log"
+
+
+def log_pieces_prefix(trajectory_id: str) -> str:
+    """The prefix of the log's pieces, while it grows."""
+    return f"{resume_prefix(trajectory_id)}log/"
+
+
 def journal_path(trajectory_id: str) -> Path:
     """The journal on this machine; it may not exist."""
     return trajectory_dir(trajectory_id) / "journal.jsonl"
@@ -47,3 +62,8 @@ def journal_path(trajectory_id: str) -> Path:
 def events_path(trajectory_id: str) -> Path:
     """The events log on this machine; it may not exist."""
     return trajectory_dir(trajectory_id) / "events.jsonl"
+
+
+def log_path(trajectory_id: str) -> Path:
+    """The run's log on this machine; it may not exist."""
+    return trajectory_dir(trajectory_id) / "run.log"

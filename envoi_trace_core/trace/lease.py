@@ -66,6 +66,12 @@ class LeaseHolder:
         return f"process {self.pid} on {self.host} (since {since}, seen {age_s:.0f} s ago)"
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether it seems to be alive, by its heartbeat and the clocks of both machines."""
+        age_s = abs((datetime.now(UTC) - self.heartbeat_at).total_seconds())
+        return not self.is_known_dead and age_s <= STALENESS_S
+
+    @property
     def is_known_dead(self) -> bool:
         """Whether it ran on this machine and its process is gone. False says nothing."""
         if self.machine != this_machine():
@@ -81,6 +87,12 @@ async def read_holder(storage: Storage, trajectory_id: str) -> LeaseHolder | Non
         return _parse(await storage.get(lease_key(trajectory_id)))
     except KeyMissingError:
         return None
+
+
+async def is_held(storage: Storage, trajectory_id: str) -> bool:
+    """Whether somebody who is alive holds a trajectory's lease."""
+    holder = await read_holder(storage, trajectory_id)
+    return holder is not None and holder.is_fresh
 
 
 @attrs.define

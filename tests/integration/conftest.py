@@ -105,6 +105,10 @@ class Bench:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
 
+    @staticmethod
+    def command(*words: str) -> list[str]:
+        return [*COMMAND, *words]
+
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, *words], cwd=self.root, env=self.environ, capture_output=True, text=True, timeout=60, check=False

@@ -103,7 +103,8 @@ def test_a_solved_run_leaves_nothing_but_its_artifacts_and_says_so_anywhere(benc
     bench.script({"write": "a.txt", "content": "a"}, {"sleep": 60})
     run = bench.run()
     assert run.summary["reason"] == "solved"
-    assert sorted(path.name for path in run.folder.iterdir()) == ["events.jsonl.zst", "repo.bundle", "trace.parquet"]
+    names = sorted(path.name for path in run.folder.iterdir())
+    assert names == ["events.jsonl.zst", "repo.bundle", "run.log", "trace.parquet"]
     assert not bench.journal().parent.exists()
     before = (run.folder / "trace.parquet").read_bytes()
     for place in (bench, elsewhere(bench, tmp_path)):
