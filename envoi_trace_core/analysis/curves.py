@@ -6,6 +6,7 @@ evaluation that failed (the build, or the harness) says nothing of the tests: it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -169,13 +170,13 @@ def suite_of(path: str) -> str:
 
 def _positions(trace: Trace) -> Iterable[Position]:
     began_at = trace.trajectory.started_at
-    has_cost = any(row.cost_usd is not None for row in trace.rows)
+    has_cost = any(known_cost(row) is not None for row in trace.rows)
     elapsed_s, calls, tokens, cost_usd = 0.0, 0, 0, 0.0
     for row in trace.rows:
         elapsed_s = max(elapsed_s, (row.part.timestamp - began_at).total_seconds())
         calls += is_tool_call(row.part)
         tokens += row.token_usage.total if row.token_usage is not None else 0
-        cost_usd += row.cost_usd or 0.0
+        cost_usd += known_cost(row) or 0.0
         yield Position(
             part=row.part.part,
             elapsed_s=elapsed_s,
@@ -232,6 +233,6 @@ def _end(trace: Trace, positions: Sequence[Position]) -> Position:
     return attrs.evolve(last, elapsed_s=max(last.elapsed_s, ended_s))
 
 
-def row_has_tests(row: TraceRow) -> bool:
-    """Whether tests ran because of a part: called by the agent, or on its commit."""
-    return bool(row.part.envoi_calls) or row.evaluation is not None
+def known_cost(row: TraceRow) -> float | None:
+    """US dollars; None when it is not known, or no number that could be added."""
+    return row.cost_usd if row.cost_usd is not None and math.isfinite(row.cost_usd) else None

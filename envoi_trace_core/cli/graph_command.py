@@ -41,7 +41,7 @@ def graph(
     storage_opt: StorageOpts = None,
     json: AsJson = False,
 ) -> None:
-    """Draw the passed tests by part and by time; or, with --part, write the repository as it was at a part."""
+    """Draw the passed tests by part and by time, and write a report; or, with --part, the repository at a part."""
     words = StorageWords.of(storage, storage_opt)
     if part is None and checkout_dest is None:
         _draw(trajectory, output, image_format, words, as_json=json)
@@ -70,10 +70,12 @@ def _draw(word: str, output: Path | None, image_format: str, words: StorageWords
     from envoi_trace_core.analysis.charts import trajectory_charts
     from envoi_trace_core.analysis.curves import progress_of
     from envoi_trace_core.analysis.graph_data import graph_data_bytes
+    from envoi_trace_core.analysis.report import report_bytes
 
     progress = progress_of(trace)
     files = trajectory_charts(trace, progress, chosen)
     files["graph_data.json"] = graph_data_bytes(trace, progress)
+    files["report.html"] = report_bytes(trace, progress)
     paths = write_files(folder, files)
     if as_json:
         out_json({"trajectory_id": trace.trajectory.trajectory_id, "files": [str(path) for path in paths]})

@@ -1,9 +1,19 @@
-"""Traces that the tests make up, as large as they need."""
+"""Traces that the tests make up, as large as they need, and a real browser to look at reports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import base64
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -170,3 +180,133 @@ def typical() -> TraceMaker:
     maker.evaluated(status="error", error="the runtime died")
     maker.part()
     return maker.end()
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Browser:
+    """A headless Chromium with one page, driven over the DevTools protocol on a pipe (no port, no library).
+
+    https://chromedevtools.github.io/devtools-protocol/
+    """
+
+    def __init__(self, profile: Path) -> None:
+        to_read, self._write_fd = os.pipe()
+        self._read_fd, to_write = os.pipe()
+        words = [
+            str(CHROMIUM), "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--disable-gpu",
+            "--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage", "--window-size=1300,1000",
+            *(["--no-sandbox"] if os.geteuid() == 0 else []), "about:blank",
+        ]  # fmt: skip
+        # Chromium reads commands on descriptor 3 and answers on 4.
+        move = f'exec "$@" 3<&{to_read} 4>&{to_write}'
+        self._process = subprocess.Popen(
+            ["bash", "-c", move, "bash", *words], pass_fds=(to_read, to_write), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(to_read)
+        os.close(to_write)
+        self._pending = b""
+        self._number = 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        try:
+            targets = self.call("Target.getTargets")["targetInfos"]
+            page = next(target["targetId"] for target in targets if target["type"] == "page")
+            self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self.call(f"{domain}.enable")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        os.close(self._write_fd)  # that ends it
+        os.close(self._read_fd)
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(timeout=20)
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self._write_fd, data) :]
+        deadline = time.monotonic() + 60
+        while True:
+            answer = self._next(deadline)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.events.append(answer)
+
+    def _next(self, deadline: float) -> dict[str, Any]:
+        while b"\0" not in self._pending:
+            ready, _, _ = select.select([self._read_fd], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, "the browser did not answer in time"
+            chunk = os.read(self._read_fd, 1 << 20)
+            assert chunk, "the browser ended"
+            self._pending += chunk
+        line, _, self._pending = self._pending.partition(b"\0")
+        return json.loads(line)
+
+    def open(self, path: Path, fragment: str = "") -> None:
+        """Open a report, and wait until it is drawn."""
+        self.events.clear()
+        self.call("Page.navigate", url="about:blank")
+        self.call("Page.navigate", url=path.as_uri() + fragment)
+        self.wait("document.documentElement?.dataset.ready === 'yes'")
+
+    def js(self, expression: str) -> Any:
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def wait(self, condition: str, timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not self.js(f"Boolean({condition})"):
+            assert time.monotonic() < deadline, (condition, self.complaints())
+            time.sleep(0.02)
+
+    def mouse(self, x: float, y: float, *, click: bool = False) -> None:
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        if click:
+            for kind in ("mousePressed", "mouseReleased"):
+                self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def complaints(self) -> list[Any]:
+        """Exceptions, errors and warnings on the console, and what was asked of a network."""
+        found: list[Any] = []
+        for event in self.events:
+            params = event.get("params", {})
+            match event.get("method"):
+                case "Runtime.exceptionThrown":
+                    found.append(params["exceptionDetails"])
+                case "Runtime.consoleAPICalled":
+                    found.append(params["args"])
+                case "Log.entryAdded":
+                    found.append(params["entry"])
+                case "Network.requestWillBeSent" if not params["request"]["url"].startswith("file://"):
+                    if params["request"]["url"] != "about:blank":
+                        found.append(params["request"]["url"])
+        return found
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    made = Browser(tmp_path_factory.mktemp("chromium"))
+    try:
+        yield made
+    finally:
+        made.close()
