@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from envoi_trace_core.hookspecs import hookimpl
 from envoi_trace_core.protocols import Storage
-from envoi_trace_core.specs import StorageSpec
+from envoi_trace_core.specs import Carried, StorageSpec
 from envoi_trace_s3.options import S3Options
 
 # Options and descriptors are all that `envoi-trace plugins` needs: the rest is imported when it is used.
@@ -24,6 +24,12 @@ def _secrets(_options: S3Options) -> Mapping[str, str]:
     return known_secrets()
 
 
+def _carried(_options: S3Options) -> Carried:
+    from envoi_trace_s3.carried import carried
+
+    return carried()
+
+
 @hookimpl
 def envoi_trace_storages() -> Iterable[StorageSpec[S3Options]]:
     """The `s3` storage."""
@@ -33,4 +39,5 @@ def envoi_trace_storages() -> Iterable[StorageSpec[S3Options]]:
         options=S3Options,
         create=_create,
         secrets=_secrets,
+        carried=_carried,
     )
