@@ -12,7 +12,7 @@ import anyio
 import attrs
 
 from envoi_trace_core.errors import SandboxError
-from envoi_trace_modal.launcher.failures import translated, unreachable
+from envoi_trace_modal.launcher.failures import check_sdk, translated, unreachable
 from envoi_trace_modal.launcher.options import ModalLauncherOptions
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Engine:
             UsageError: The token is missing or wrong.
             SandboxError: Modal can't be reached.
         """
+        check_sdk()
         import modal
 
         doing = "looking for the app"

@@ -30,15 +30,11 @@ def build_image(distributions: Distributions, options: ModalLauncherOptions, scr
     image = modal.Image.debian_slim(python_version=distributions.python).apt_install(*APT_PACKAGES)
     if distributions.libraries:
         image = image.pip_install(*distributions.libraries, index_url=index)
-    constraints = scratch / "constraints.txt"
-    constraints.write_text("".join(f"{line}\n" for line in distributions.libraries))
-    image = image.add_local_file(constraints, f"{FOLDER}/constraints.txt", copy=True)
-    wheels = []
+    (scratch / "constraints.txt").write_text("".join(f"{line}\n" for line in distributions.libraries))
     for wheel in distributions.wheels:
-        path = scratch / wheel.file_name
-        path.write_bytes(wheel.data)
-        wheels.append(f"{FOLDER}/{wheel.file_name}")
-        image = image.add_local_file(path, wheels[-1], copy=True)
+        (scratch / wheel.file_name).write_bytes(wheel.data)
+    image = image.add_local_dir(scratch, FOLDER, copy=True)
+    wheels = [f"{FOLDER}/{wheel.file_name}" for wheel in distributions.wheels]
     words = ["python", "-m", "pip", "install", "--no-cache-dir", "--constraint", f"{FOLDER}/constraints.txt"]
     if index:
         words += ["--index-url", index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from envoi_trace_core.run.config import RunConfig
 from envoi_trace_core.run.observer import Observer, RunStart
 from envoi_trace_core.run.outcome import RunOutcome
 from envoi_trace_core.run.plan import RunPlan, make_plan
+from envoi_trace_core.run.resume import stored_config
 from envoi_trace_core.run.stop import StopSignal
 from envoi_trace_core.trace.keys import bundle_key, trace_key
 from envoi_trace_modal.launcher.body import orchestrate
@@ -68,15 +70,14 @@ class ModalLauncher:
             observer.note(f"runs on Modal: app {followed.engine.app}, call {followed.call_id}")
             if not detach:
                 return await followed.to_its_end(observer, stop)
-            for command in ("status", "logs", "stop"):
-                observer.note(f"  envoi-trace {command} {config.trajectory_id}")
+            observer.note(f"envoi-trace logs --follow {_words(plan)}  (or status, stop)")
             return None
         finally:
             with anyio.move_on_after(10, shield=True):
                 await storage.close()
 
     async def _start(self, plan: RunPlan, plugins: Plugins, storage: Storage, observer: Observer) -> Followed:
-        luggage = collect(plan)
+        luggage = await anyio.to_thread.run_sync(collect, plan)
         for line in luggage.notes:
             observer.note(line)
         task = await anyio.to_thread.run_sync(pack, plan.task.directory)
@@ -131,6 +132,15 @@ def refuse_local(config: RunConfig) -> None:
             "the orchestrator on Modal can't use the local sandbox: it is a container itself, and no machine of yours",
             mend="--sandbox modal",
         )
+
+
+def _words(plan: RunPlan) -> str:
+    """The trajectory as commands of any terminal name it, with what their default would not find."""
+    config = stored_config(plan)
+    words = [config.trajectory_id, "--storage", config.storage]
+    for option in config.storage_opts:
+        words += ["--storage-opt", option]
+    return shlex.join(words)
 
 
 async def _unless_interrupted[*Args, T](
