@@ -16,6 +16,8 @@ import typer
 from envoi_trace_core.cli import (
     check_command,
     cleanup_command,
+    fork_command,
+    export_command,
     graph_command,
     import_command,
     list_command,
@@ -97,8 +99,10 @@ app.command("list")(list_command.list_trajectories)
 app.command("show")(show_command.show)
 app.command("query")(query_command.query)
 app.command("graph")(graph_command.graph)
+app.command("export")(export_command.export)
 app.command("import")(import_command.import_)
 app.command("resume")(resume_command.resume)
+app.command("fork")(fork_command.fork)
 app.command("upload")(upload_command.upload)
 app.command("cleanup")(cleanup_command.cleanup)
 app.command("status")(status_command.status)

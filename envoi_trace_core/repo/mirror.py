@@ -54,6 +54,19 @@ class Accepted:
     """Whether a newer one was accepted before: of a parallel call whose part came later."""
 
 
+def pack_without_history(git: Git, tree: str, commit: str) -> tuple[str, bytes]:
+    """A commit of a tree that has no parent, always the same one, and the pack of all that it needs.
+
+    Raises:
+        GitError: The repository does not hold the tree.
+    """
+    date = "@0 +0000"
+    root = git.text(
+        "commit-tree", tree, "-m", f"restore {commit}", env={"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+    )
+    return root, git("pack-objects", "--revs", "--stdout", "-q", stdin=f"{root}\n".encode())
+
+
 @attrs.define(kw_only=True)
 class Mirror:
     """The mirror of one trajectory. One at a time: the holder of the trajectory."""
@@ -238,12 +251,7 @@ class Mirror:
 
     def restart_from(self, commit: str) -> tuple[str, bytes]:
         """For a new sandbox: a commit without history of a recorded tree, and the pack of all it needs."""
-        tree = self.tree_of(commit)
-        date = "@0 +0000"
-        root = self.git.text(
-            "commit-tree", tree, "-m", f"restore {commit}", env={"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
-        )
-        pack = self.git("pack-objects", "--revs", "--stdout", "-q", stdin=f"{root}\n".encode())
+        root, pack = pack_without_history(self.git, self.tree_of(commit), commit)
         self.git("update-ref", SANDBOX_REF, root)
         self.sandbox_head = root
         if self.head is not None and self.head.commit != commit:

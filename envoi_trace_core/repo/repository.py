@@ -16,7 +16,8 @@ from envoi_trace_core.errors import SandboxError, StorageError
 from envoi_trace_core.protocols import Sandbox
 from envoi_trace_core.repo.archives import write_bundle, write_files, write_tar
 from envoi_trace_core.repo.checkpoints import DEFAULT_EXCLUDES, NOW, RawCheckpoint, SandboxCheckpoints, call_key
-from envoi_trace_core.repo.mirror import Accepted, Mirror
+from envoi_trace_core.repo.git import Git
+from envoi_trace_core.repo.mirror import Accepted, Mirror, pack_without_history
 from envoi_trace_core.repo.patches import changed_files, patch, shown_path
 from envoi_trace_core.repo.records import Origin, Record
 from envoi_trace_core.repo.redacted_trees import Redact
@@ -223,6 +224,17 @@ class Repository:
             self._sandbox = SandboxCheckpoints(sandbox=sandbox)
             await self._install()
             root, pack = await _in_thread(self._mirror.restart_from, commit)
+            await self._sandbox.restore(root, pack)
+
+    async def fork_into_workspace(self, source: Git, commit: str) -> None:
+        """Before `begin`: make the workspace exactly what another trajectory's was at a commit.
+
+        Raises:
+            SandboxError: It could not be done.
+        """
+        async with self._lock:
+            tree = await _in_thread(source.text, "rev-parse", f"{commit}^{{tree}}")
+            root, pack = await _in_thread(pack_without_history, source, tree, commit)
             await self._sandbox.restore(root, pack)
 
     # -- one checkpoint ---------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from envoi_trace_core.harness.tool import RunTestsTool, open_run_tests_tool
 from envoi_trace_core.protocols import Sandbox, SandboxRole
 from envoi_trace_core.repo.repository import Repository
 from envoi_trace_core.run.archive import Archive
+from envoi_trace_core.run.forking import fill_from_origin
 from envoi_trace_core.run.moving import Move, planned_move
 from envoi_trace_core.run.observer import Observer
 from envoi_trace_core.run.outcome import end_of
@@ -197,6 +198,8 @@ async def _open_repository(plan: RunPlan, archive: Archive, agent: OpenSandbox) 
     if archive.state.head is not None and not agent.is_same:
         await archive.note_lost_sandbox()
         await repository.restore_into(agent.sandbox, archive.state.head)
+    elif plan.config.forked_from is not None and not agent.is_same:
+        await fill_from_origin(repository, archive.storage, plan.config)
     await repository.begin(datetime.now(UTC))
     return repository
 
