@@ -1,0 +1,271 @@
+"""The orchestrator on Modal, by the real command, against a control plane that runs the function for real."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from grpclib import GRPCError, Status
+
+sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages
+
+from launcher_kit import CANARY, Bench, Plane, control_plane, make_bench, s3_server, wait_until
+
+WRITES = ({"text": "begins"}, {"write": "a.txt", "content": "1"}, {"run": "echo hello"})
+FIRST_PARTS = ("--max-parts", "3", "--no-auto-resume")
+
+
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    with control_plane(tmp_path / "modal") as made:
+        yield made
+
+
+@pytest.fixture
+def bench(tmp_path: Path, plane: Plane, s3_url: str) -> Iterator[Bench]:
+    made = make_bench(tmp_path / "user", plane, s3_url)
+    made.script(*WRITES)
+    yield made
+    made.client.close()
+
+
+def rows_of(bench: Bench) -> list[dict[str, Any]]:
+    data = bench.objects().get("trajectories/t1/trace.parquet")
+    return pq.read_table(io.BytesIO(data)).to_pylist() if data else []
+
+
+def end_of(bench: Bench) -> Any:
+    bench.plane.the_call()
+    wait_until(lambda: bench.plane.the_call().result is not None)
+    return bench.plane.the_call().result
+
+
+def left_over(plane: Plane) -> list[str]:
+    """What a launch that failed must not leave."""
+    return [*plane.functions.calls, *(secret.name for secret in plane.functions.secrets.values())]
+
+
+# -- detached -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_detached_run_ends_with_its_artifacts_in_the_bucket(bench: Bench, plane: Plane) -> None:
+    plane.functions.may_start = False
+    done = bench.run("--detach", *FIRST_PARTS)
+    assert done.returncode == 0, done.stderr
+    assert "TRAJECTORY_ID: t1\n" in done.stdout
+    assert f"call {plane.the_call().id}" in done.stderr
+    bench.task.rename(bench.root / "moved")  # what the run works on travelled with it
+    (bench.root / "env").rename(bench.root / "moved-env")
+    secrets = list(plane.functions.secrets.values())
+    assert [secret.variables["AWS_SECRET_ACCESS_KEY"] for secret in secrets] == [CANARY]
+    plane.functions.may_start = True
+
+    assert b"part_limit" in end_of(bench).data
+    objects = bench.objects()
+    assert {"trajectories/t1/trace.parquet", "trajectories/t1/repo.bundle", "trajectories/t1/events.jsonl.zst"} <= {
+        *objects
+    }
+    assert [row["part_type"] for row in rows_of(bench)] == ["text", "patch", "tool"]
+    assert rows_of(bench)[0]["task"] == "task"
+    assert not plane.functions.secrets
+    call = plane.the_call()
+    definition = call.function.definition
+    everywhere = [
+        call.arguments, definition.SerializeToString(), call.output.encode(), call.result.SerializeToString(),
+        done.stdout.encode(), done.stderr.encode(), "\n".join(plane.image_commands).encode(), *objects.values(),
+        *plane.functions.blobs.values(),
+    ]  # fmt: skip
+    assert not [text for text in everywhere if CANARY.encode() in text]
+    assert (definition.timeout_secs, definition.single_use_containers) == (24 * 3600, True)
+    assert definition.scheduler_placement.nonpreemptible
+    assert definition.retry_policy.retries == 3
+    commands = "\n".join(plane.image_commands)
+    assert f"envoi_trace-{version('envoi-trace')}-py3-none-any.whl" in commands
+    assert f"envoi_trace_s3-{version('envoi-trace-s3')}-py3-none-any.whl" in commands
+    assert f"boto3=={version('boto3')}" in commands
+
+    for words in (["status", "t1", "--json"], ["logs", "t1", "--follow"], ["show", "t1"]):
+        asked = bench.cli(*words)
+        assert asked.returncode == 0, asked.stderr
+        assert "part_limit" in asked.stdout
+
+
+@pytest.mark.slow
+def test_a_preempted_run_goes_on_and_ends_the_same(bench: Bench, plane: Plane) -> None:
+    bench.script(*WRITES, {"sleep": 3}, {"write": "b.txt", "content": "2"}, {"text": "ends"})
+    assert bench.run("--detach", "--preemptible", "--max-parts", "5", "--no-auto-resume").returncode == 0
+    call = plane.the_call()
+    assert not call.function.definition.scheduler_placement.nonpreemptible
+    wait_until(lambda: len(rows_of(bench)) >= 3)
+    plane.functions.preempt(call)
+    assert b"part_limit" in end_of(bench).data
+    assert len(call.containers) == 2
+    rows = rows_of(bench)
+    assert [(row["part"], row["part_type"]) for row in rows] == [
+        (1, "text"), (2, "patch"), (3, "tool"), (4, "patch"), (5, "text"),
+    ]  # fmt: skip
+    assert rows[-1]["session_end_reason"] == "part_limit"
+    assert "goes on with what is recorded" in call.output
+    assert not plane.functions.secrets
+
+
+@pytest.mark.slow
+def test_a_detached_run_is_stopped_from_any_terminal(bench: Bench, plane: Plane) -> None:
+    bench.script(*WRITES, {"sleep": 100})
+    assert bench.run("--detach", "--json").stdout == '{"trajectory_id": "t1", "detached": true}\n'
+    wait_until(lambda: len(rows_of(bench)) >= 3)
+    stopped = bench.cli("stop", "t1")
+    assert stopped.returncode == 0, stopped.stderr
+    assert b"interrupted" in end_of(bench).data
+    assert rows_of(bench)[-1]["session_end_reason"] == "interrupted"
+    assert not plane.functions.secrets
+
+
+# -- followed -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("last", "status", "reason"), [({"text": "x"}, 0, "part_limit"), ({"fail": "no"}, 3, "agent_error")]
+)
+def test_a_followed_run_gives_its_exit_status(
+    bench: Bench, plane: Plane, last: dict[str, str], status: int, reason: str
+) -> None:
+    bench.script(*WRITES, last)
+    done = bench.run("--launcher", "modal", "--max-parts", "4", "--no-auto-resume", "--json")
+    assert done.returncode == status, done.stderr
+    assert json.loads(done.stdout)["reason"] == reason
+    assert "$ echo hello" in done.stderr
+    assert not plane.functions.secrets
+
+
+@pytest.mark.slow
+def test_the_same_versions_are_deployed_once(bench: Bench, plane: Plane) -> None:
+    assert bench.run("--detach").returncode == 0
+    deployed = plane.calls.count("AppPublish")
+    assert bench.run("--detach", "--trajectory-id", "t2").returncode == 0
+    assert (deployed, plane.calls.count("AppPublish")) == (1, 1)
+    assert len(plane.functions.calls) == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_as_it_ends_a_local_one(bench: Bench, plane: Plane) -> None:
+    bench.script(*WRITES, {"sleep": 100})
+    process = bench.start("--launcher", "modal")
+    wait_until(lambda: len(rows_of(bench)) >= 3)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=100)
+    assert process.returncode == 130, stderr
+    assert "interrupted" in stdout
+    assert rows_of(bench)[-1]["session_end_reason"] == "interrupted"
+    assert not plane.functions.secrets
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_run_began_leaves_nothing(bench: Bench, plane: Plane) -> None:
+    plane.functions.may_start = False
+    process = bench.start("--launcher", "modal")
+    wait_until(lambda: plane.functions.calls)
+    wait_until(lambda: "FunctionGetOutputs" in plane.calls)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 143, stderr
+    assert plane.the_call().result is not None
+    assert not plane.functions.secrets
+    assert not bench.objects()
+
+
+@pytest.mark.slow
+def test_a_container_that_dies_is_started_again(bench: Bench, plane: Plane) -> None:
+    bench.script(*WRITES, {"sleep": 3}, {"text": "ends"})
+    assert bench.run("--detach", "--max-parts", "4").returncode == 0
+    call = plane.the_call()
+    wait_until(lambda: len(rows_of(bench)) >= 2)
+    assert call.process is not None
+    call.process.kill()
+    assert b"part_limit" in end_of(bench).data
+    assert len(rows_of(bench)) == 4
+    assert not plane.functions.secrets
+
+
+# -- what can't be --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["storage", "sandbox"])
+def test_what_is_local_is_refused(bench: Bench, plane: Plane, what: str) -> None:
+    done = bench.run("--detach", f"--{what}", "local")
+    assert done.returncode == 2
+    assert f"can't use the local {what}" in done.stderr
+    assert not plane.calls
+
+
+def test_a_wrong_option_is_said_before_anything_starts(bench: Bench, plane: Plane) -> None:
+    (bench.task / "script.jsonl").unlink()
+    done = bench.run("--detach")
+    assert done.returncode == 2
+    assert "script.jsonl" in done.stderr
+    assert not plane.calls
+
+
+def test_a_folder_that_can_not_travel_is_said(bench: Bench, plane: Plane) -> None:
+    (bench.task / "out").symlink_to("/etc")
+    done = bench.run("--detach")
+    assert done.returncode == 2
+    assert "leads out of the folder" in done.stderr
+    assert not plane.calls
+
+
+def test_a_wrong_token(bench: Bench, plane: Plane) -> None:
+    plane.faults["ClientHello"] = [GRPCError(Status.UNAUTHENTICATED, "Token ID is malformed")] * 9
+    plane.faults["FunctionGet"] = [GRPCError(Status.UNAUTHENTICATED, "Token ID is malformed")] * 9
+    done = bench.run("--detach", "--quiet")
+    assert done.returncode == 2
+    assert "Token ID is malformed" in done.stderr
+    assert "modal setup" in done.stderr
+    assert "as-fake" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert not left_over(plane)
+
+
+def test_no_token(bench: Bench, plane: Plane) -> None:
+    done = bench.run("--detach", "--quiet", MODAL_TOKEN_ID="", MODAL_TOKEN_SECRET="")
+    assert done.returncode == 2
+    assert "modal setup" in done.stderr
+    assert not left_over(plane)
+
+
+@pytest.mark.slow
+def test_an_unreachable_control_plane(bench: Bench, plane: Plane) -> None:
+    began_at = time.monotonic()
+    done = bench.run("--detach", "--quiet", MODAL_SERVER_URL="http://127.0.0.1:1")
+    assert done.returncode == 5
+    assert "Modal did not answer" in done.stderr or "Modal failed" in done.stderr
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert time.monotonic() - began_at < 60  # 25 s and the start of the program
+    assert not left_over(plane)
+
+
+@pytest.mark.parametrize("where", ["FunctionCreate", "FunctionMap", "FunctionBindParams"])
+def test_a_launch_that_fails_halfway_leaves_no_secret(bench: Bench, plane: Plane, where: str) -> None:
+    plane.faults[where] = [GRPCError(Status.PERMISSION_DENIED, "the workspace is over its budget")]
+    done = bench.run("--detach", "--quiet")
+    assert done.returncode == 2
+    assert "over its budget" in done.stderr
+    assert CANARY not in done.stderr
+    assert not left_over(plane)
