@@ -1,4 +1,4 @@
-"""Native events that were recorded elsewhere, through a part parser into a trace: rows without a repository."""
+"""What was recorded or exported elsewhere, into a trace: native events through a part parser, or lines of a trace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
+import attrs
 
 from envoi_trace_core.domain.drafts import Draft, NativeEvent, PartDraft, UnparsedEvent, UsageDraft
 from envoi_trace_core.domain.facts import (
@@ -19,13 +21,14 @@ from envoi_trace_core.domain.facts import (
     UsageRecorded,
 )
 from envoi_trace_core.domain.parts import Part, Trajectory
-from envoi_trace_core.errors import UsageError
+from envoi_trace_core.errors import ConditionFailedError, TraceFormatError, UsageError
 from envoi_trace_core.protocols import Absent, PartParser, Storage
 from envoi_trace_core.run.completion import part_of
 from envoi_trace_core.run.recorder import FINISH_ORDINAL
 from envoi_trace_core.trace.encode import TraceEncoder
 from envoi_trace_core.trace.fold import TraceState
 from envoi_trace_core.trace.keys import trace_key
+from envoi_trace_core.trace.rows import Snapshot
 
 MAX_LINE_CHARS = 64 * 1024 * 1024
 
@@ -36,8 +39,7 @@ async def import_events(
     """Parse a file of native events, one a line, and store the trace.
 
     Raises:
-        UsageError: The file can't be read, or there is nothing in it that the parser knows as a part.
-        ConditionFailedError: The id is taken.
+        UsageError: The file can't be read, there is nothing in it that the parser knows as a part, or the id is taken.
     """
     try:
         lines = (await anyio.Path(file).read_text(encoding="utf-8", errors="replace")).splitlines()
@@ -51,8 +53,49 @@ async def import_events(
             f"{file} holds no part that {event_format} knows ({len(lines)} lines)",
             mend="--format names how it was recorded; envoi-trace plugins lists the part parsers",
         )
-    await storage.put(trace_key(trajectory_id), TraceEncoder().encode(state.snapshot()), condition=Absent())
+    await _store(storage, state.snapshot())
     return state
+
+
+async def import_trace(file: Path, *, trajectory_id: str | None, storage: Storage) -> Snapshot:
+    """Store the trace that `envoi-trace export --format jsonl` wrote: the same file as it was.
+
+    Args:
+        file: Its lines; `-` for stdin.
+        trajectory_id: Another id for it; its own by default.
+        storage: Where to.
+
+    Raises:
+        UsageError: The file can't be read, or the id is taken.
+        TraceFormatError: It is no such export, or is damaged.
+    """
+    from envoi_trace_core.analysis.jsonl import from_jsonl
+
+    def read() -> Snapshot:
+        try:
+            with (Path("/dev/stdin") if str(file) == "-" else file).open(encoding="utf-8") as lines:
+                return from_jsonl(lines)
+        except OSError as error:
+            raise UsageError(f"{file} can't be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise TraceFormatError(f"{file} is no text: {error}") from error
+        except TraceFormatError as error:
+            raise TraceFormatError(f"{file}: {error.message}", mend=error.mend) from error
+
+    snapshot = await anyio.to_thread.run_sync(read)
+    if trajectory_id is not None:
+        renamed = attrs.evolve(snapshot.trajectory, trajectory_id=trajectory_id)
+        snapshot = attrs.evolve(snapshot, trajectory=renamed)
+    await _store(storage, snapshot)
+    return snapshot
+
+
+async def _store(storage: Storage, snapshot: Snapshot) -> None:
+    key = trace_key(snapshot.trajectory.trajectory_id)
+    try:
+        await storage.put(key, TraceEncoder().encode(snapshot), condition=Absent())
+    except ConditionFailedError as error:
+        raise UsageError(f"{storage.uri(key)} exists already", mend="--trajectory-id names another one") from error
 
 
 def _facts(lines: Iterable[str], parser: PartParser, trajectory_id: str, event_format: str) -> Iterator[Fact]:
