@@ -297,9 +297,10 @@ class AgentSession(Protocol):
         ...
 
     async def save_state(self) -> bytes | None:
-        """All that the conversation needs to go on in a fresh sandbox, as an archive of the agent's own kind.
+        """All that the conversation needs to go on in a fresh sandbox; None when the agent can't do that.
 
-        None when the agent can't continue a conversation elsewhere.
+        A file, or a tar of files; bare, or compressed by gzip or zstd. What is stored of it, and given back, has the
+        secrets that it holds replaced by as many stars, byte for byte, in each file: see `trace/redact_archive.py`.
         """
         ...
 

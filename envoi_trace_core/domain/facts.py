@@ -87,6 +87,7 @@ class CallsClaimed:
     """Test calls that no part of their own followed (a call from a shell, an interrupt): they go to `part`."""
 
     part: int
+    """0: to none, for the workspace that they tested was lost before a part had it."""
     call_ids: tuple[str, ...]
 
 

@@ -20,6 +20,7 @@ import attrs
 
 from envoi_trace_core.domain.facts import (
     CallRecorded,
+    CallsClaimed,
     Fact,
     PartRecorded,
     TrajectoryBegun,
@@ -56,6 +57,7 @@ from envoi_trace_core.trace.keys import (
 )
 from envoi_trace_core.trace.lease import Lease
 from envoi_trace_core.trace.redact import Redactor
+from envoi_trace_core.trace.redact_archive import masked_state
 from envoi_trace_core.trace.writer import TraceWriter
 
 FLUSH_TIMEOUT_S = 120.0
@@ -179,7 +181,7 @@ class Archive:
     async def begin(self, *, test_paths: Sequence[str], initial_commit: str | None) -> None:
         """Say what this trajectory is, once it is known, and again when it changed."""
         fact = TrajectoryBegun(
-            trajectory=new_trajectory(self.plan, self.state.trajectory),
+            trajectory=self.redactor.value(new_trajectory(self.plan, self.state.trajectory)),
             test_paths=tuple(test_paths),
             initial_commit=self.state.initial_commit or initial_commit,
         )
@@ -197,10 +199,14 @@ class Archive:
         A run that ended by itself has said that already.
         """
         newest = self.events.next_index - 1
-        if self.state.end is not None or newest <= self.newest_counted:
-            return
-        self.left_out = (*self.left_out, range(self.newest_counted + 1, newest + 1))
-        await self._end(RunEnd(reason="infrastructure_error", message="the run was killed, and its sandbox is gone"))
+        if self.state.end is None and newest > self.newest_counted:
+            self.left_out = (*self.left_out, range(self.newest_counted + 1, newest + 1))
+            end = RunEnd(reason="infrastructure_error", message="the run was killed, and its sandbox is gone")
+            await self._end(end)
+        lost = self.state.unclaimed_calls  # of a workspace that no part has
+        if lost:
+            await self.ledger.add(CallsClaimed(part=0, call_ids=tuple(call.call_id for call in lost)))
+            self.observer.note(f"test calls on a workspace that is lost, and left out: {len(lost)}")
 
     async def note_call(self, call: EnvoiCall) -> None:
         """A test call ended, as the harness saw it: durable before the agent gets its answer."""
@@ -216,12 +222,14 @@ class Archive:
             self._turn_over.set()
 
     async def save_agent_state(self, session_id: str, state: bytes) -> None:
-        """Keep an agent's own state, here and in the storage.
+        """Keep an agent's own state, here and in the storage, without the secrets that it may hold.
 
         Raises:
+            StorageError: It can't be opened, so that nobody can say what it holds.
             OSError: It could not be written.
         """
-        await anyio.to_thread.run_sync(self.agent_state.write, session_id, state)
+        masked = await anyio.to_thread.run_sync(masked_state, state, self.redactor)
+        await anyio.to_thread.run_sync(self.agent_state.write, session_id, masked)
         self.preserver.submit()
 
     async def wait_turn_over(self) -> None:
@@ -289,7 +297,8 @@ class Archive:
 
     def outcome(self, end: RunEnd) -> RunOutcome:
         """What is told of the run."""
-        return outcome_of(self.state, end, self.id, self.trace_uri, self.bundle_uri, tuple(self._unsaved))
+        told = self.redactor.value(end)  # an agent's last words may hold what it was given
+        return outcome_of(self.state, told, self.id, self.trace_uri, self.bundle_uri, tuple(self._unsaved))
 
 
 _FINAL = ("completed", "build_failed")
@@ -343,7 +352,8 @@ async def _open_held(
         if not restarted:
             await forget_old_request(storage, trajectory_id)
         if not (restarted or state.is_solved):  # a restart has less time left, a resume later has all of it again
-            await storage.put(config_key(trajectory_id), stored_config(plan).to_json().encode())
+            config = redactor.text(stored_config(plan).to_json())  # a label or a parameter may hold a secret too
+            await storage.put(config_key(trajectory_id), config.encode())
         writer = await stack.enter_async_context(TraceWriter.open(storage, trajectory_id, state))
         preserver = await stack.enter_async_context(Preserver.open(stored, observer.note))
         recorded: dict[tuple[int, int], int] = {}

@@ -152,7 +152,7 @@ class Conversation:
             prompt = self._prompt(is_new_session=is_new_session)
             if open_turn is None:
                 begun = TurnBegun(turn=turn, session_id=session.session_id, prompt=prompt, at=datetime.now(UTC))
-                await self.archive.ledger.add(begun)
+                await self.archive.ledger.add(self.archive.redactor.value(begun))
         with self.archive.turn_in_progress():
             await run_beside(lambda: runner.run(prompt), lambda: self._save_state_now_and_then(session))
         await recorder.end_turn()

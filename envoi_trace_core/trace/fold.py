@@ -276,6 +276,11 @@ class TraceState:
             self._unclaimed[fact.call.call_id] = fact.call
 
     def _calls_claimed(self, fact: CallsClaimed) -> None:
+        if fact.part == 0:
+            for call_id in fact.call_ids:
+                self._claimed.add(call_id)
+                self._unclaimed.pop(call_id, None)
+            return
         index = self._index_of_part.get(fact.part)
         if index is None:
             return

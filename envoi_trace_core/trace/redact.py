@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import unquote
+from urllib.parse import quote, quote_plus, unquote
 
 import attrs
 
@@ -50,12 +50,31 @@ class Redactor:
         characters = {char for form in self._needles for char in form}
         self._escapes = _escape_pattern(characters) if kept else None
         self._has_short = bool(characters & _SHORT_ESCAPES.keys())
+        self.is_empty: bool = not kept
+        """Whether there is nothing to look for."""
         self.max_form_chars: int = max((len(form) for form in self._needles), default=0) * _MAX_ESCAPED_CHARS
 
     def text(self, text: str) -> str:
         """The text without the secrets; the same object when there is none."""
         spans = self._spans(text)
         return _replace(text, spans) if spans else text
+
+    def mask(self, data: bytes) -> bytes:
+        """Bytes of the same length in which stars stand for each secret: for files that a program must read again."""
+        if not self._needles:
+            return data
+        text = data.decode("utf-8", "surrogateescape")
+        spans = self._spans(text)
+        if not spans:
+            return data
+        pieces: list[bytes] = []
+        done = 0
+        for start, end, _ in spans:
+            pieces.append(text[done:start].encode("utf-8", "surrogateescape"))
+            pieces.append(b"*" * len(text[start:end].encode("utf-8", "surrogateescape")))
+            done = end
+        pieces.append(text[done:].encode("utf-8", "surrogateescape"))
+        return b"".join(pieces)
 
     def bytes(self, data: bytes) -> bytes:
         """The same for bytes of any encoding that keeps ASCII."""
@@ -175,6 +194,10 @@ def _forms(secret: str) -> Iterable[str]:
         once = json.dumps(secret, ensure_ascii=ensure_ascii)[1:-1]
         twice = json.dumps(once, ensure_ascii=ensure_ascii)[1:-1]
         forms |= {once, twice, once.replace("/", "\\/")}
+    if "%" in secret:  # what looks like an escape in the secret itself would be resolved once too often
+        raw = secret.encode("utf-8", "surrogatepass")
+        quoted = {quote(raw), quote(raw, safe=""), quote_plus(raw)}
+        forms |= quoted | {re.sub("%..", lambda escape: escape[0].lower(), text) for text in quoted}
     return sorted(forms)
 
 

@@ -15,6 +15,8 @@ from codex_scripted_model import Call, Custom, Message, Reasoning, answer, patch
 
 from envoi_trace_core.errors import AgentError
 from envoi_trace_core.repo.repository import Repository
+from envoi_trace_core.trace.redact import Redactor
+from envoi_trace_core.trace.redact_archive import masked_state
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -329,6 +331,23 @@ async def test_a_thread_goes_on_in_a_new_sandbox(codex, model, make_sandbox) -> 
     assert "in the first sandbox" in model.requests[-1].text
     assert [part.content for part in codex.parts(session.session_id)] == ["in the first sandbox", "in the second"]
     assert codex.total_tokens(session.session_id) == 2 * 1050
+
+
+async def test_a_state_without_secrets_goes_on_in_a_new_sandbox(codex, model, make_sandbox) -> None:
+    secret = "canary/of-a+plugin"
+    model.play(answer(Message(f"it is {secret}"), shell(f"echo '{secret}'")), answer(Message("done")))
+    async with codex.open() as session:
+        await codex.take(session, "one")
+        archive = await session.save_state()
+    masked = masked_state(archive, Redactor({"CANARY": secret}))
+    codex.sandbox = await make_sandbox("two")
+    resume = codex.resume_state(session.session_id, archive=masked, same_sandbox=False, turn_in_flight=False)
+    model.play(answer(Message("in the second")))
+    async with codex.open(resume) as again:
+        assert again.session_id == session.session_id
+        await codex.take(again, "two")
+    assert f"it is {'*' * len(secret)}" in model.requests[-1].text
+    assert "canary" not in model.requests[-1].text
 
 
 async def test_a_lost_thread_is_begun_anew_and_said_so(codex, model) -> None:

@@ -10,6 +10,8 @@ from opencode_harness import OpenCode
 from opencode_scripted_model import Answer, Call, Failure, ScriptedModel, answer, shell
 
 from envoi_trace_core.errors import AgentError, UsageError
+from envoi_trace_core.trace.redact import Redactor
+from envoi_trace_core.trace.redact_archive import masked_state
 
 KILL_DRIVER = """
 for file in $(ls -v -d /proc/[0-9]*/cmdline); do
@@ -227,6 +229,26 @@ async def test_the_conversation_goes_on_in_a_new_sandbox(
     assert model.requests[-1].prompts[-2:] == ["remember me", "and now?"]
     texts = [part.content for part in opencode.parts(session.session_id) if part.part_type == "text"]
     assert texts == ["first answer", "second answer"]
+
+
+async def test_a_record_without_secrets_goes_on_in_a_new_sandbox(
+    opencode: OpenCode, model: ScriptedModel, make_sandbox
+) -> None:
+    secret = "sk-canary-of-a-plugin"
+    model.script(answer(shell(f"echo {secret}; head -c 20000 /dev/zero | tr '\\0' x")), Answer(text=f"it is {secret}"))
+    async with opencode.open() as session:
+        await opencode.take(session, f"remember {secret}")
+        archive = await session.save_state()
+    assert archive is not None
+    await opencode.sandbox.close()
+    opencode.sandbox = await make_sandbox("two")
+    model.script(Answer(text="second answer"))
+    masked = masked_state(archive, Redactor({"CANARY": secret}))
+    state = opencode.resume_state(session.session_id, archive=masked, same_sandbox=False, turn_in_flight=False)
+    async with opencode.open(state) as again:
+        assert again.session_id == session.session_id
+        await opencode.take(again, "and now?")
+    assert model.requests[-1].prompts[-2:] == [f"remember {'*' * len(secret)}", "and now?"]
 
 
 async def test_without_a_record_a_new_session_begins(opencode: OpenCode, model: ScriptedModel) -> None:

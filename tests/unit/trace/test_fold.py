@@ -178,6 +178,14 @@ def test_a_claimed_call_without_results_changes_the_latest_numbers(make):
     assert state.rows[0].testing_state.latest_path == "x"
 
 
+def test_a_call_on_a_workspace_that_was_lost_belongs_to_no_part(make):
+    call = make.call("a", {})
+    state = TraceState.of([make.begun(), make.part(1), CallRecorded(call=call), CallsClaimed(part=0, call_ids=("a",))])
+    state.apply(CallRecorded(call=call))
+    assert state.unclaimed_calls == ()
+    assert [row.part.envoi_calls for row in state.rows] == [()]
+
+
 def test_an_end_is_taken_back_by_a_session_that_begins(make):
     state = TraceState.of([make.begun(), make.session(), ended("part_limit")])
     assert state.end.reason == "part_limit"
