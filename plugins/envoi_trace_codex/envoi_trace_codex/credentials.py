@@ -10,6 +10,7 @@ import base64
 import json
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from envoi_trace_codex.options import CodexOptions
 from envoi_trace_codex.parsing.values import integer, mapping, text
 from envoi_trace_core.agents.credentials import first_variable
 from envoi_trace_core.errors import UsageError
+from envoi_trace_core.specs import Carried
 
 KEY_VARIABLES = ("CODEX_API_KEY", "OPENAI_API_KEY")
+DEFAULT_AUTH_FILE = "~/.codex/auth.json"
 MAX_AUTH_BYTES = 1024 * 1024
 LOG_IN = "sign in again with `codex login`"
 CLAIMS = "https://api.openai.com/auth"
@@ -45,7 +48,7 @@ def find_credentials(options: CodexOptions) -> Credentials:
         UsageError: There are none, or the named file can't be used.
     """
     named = bool(options.auth_file)
-    path = Path(options.auth_file or "~/.codex/auth.json").expanduser()
+    path = Path(options.auth_file or DEFAULT_AUTH_FILE).expanduser()
     content = _read(path, named=named)
     key, tokens = text(content.get("OPENAI_API_KEY")).strip(), mapping(content.get("tokens"))
     if text(tokens.get("access_token")) and (named or not options.base_url):
@@ -62,6 +65,30 @@ def find_credentials(options: CodexOptions) -> Credentials:
     raise UsageError(
         f"no credentials for Codex: there is no login in {path}, and neither {' nor '.join(KEY_VARIABLES)} is set",
         mend="sign in with `codex login`, or set CODEX_API_KEY",
+    )
+
+
+def carried(options: CodexOptions) -> Carried:
+    """The same credentials for an orchestrator on another machine; of a login not the token that renews it.
+
+    Raises:
+        UsageError: There are none, or the named file can't be used.
+    """
+    login = find_credentials(options).login
+    if login is None:
+        return Carried()
+    word = options.auth_file or DEFAULT_AUTH_FILE
+    if login["type"] == "apiKey":
+        if not options.auth_file:
+            return Carried(variables={KEY_VARIABLES[0]: login["apiKey"]})
+        return Carried(files={word: json.dumps({"OPENAI_API_KEY": login["apiKey"]})})
+    tokens = mapping(_read(Path(word).expanduser(), named=True).get("tokens"))
+    kept = {name: text(tokens.get(name)) for name in ("access_token", "id_token", "account_id")}
+    ends = integer(_claims(kept["access_token"]).get("exp"))
+    until = f" at {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC" if ends is not None else ""
+    return Carried(
+        files={word: json.dumps({"tokens": kept})},
+        notes=(f"the Codex login can't be renewed elsewhere: when it ends{until}, the agent stops working",),
     )
 
 

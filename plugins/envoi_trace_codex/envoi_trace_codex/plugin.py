@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from envoi_trace_codex.options import CodexOptions
 from envoi_trace_core.hookspecs import hookimpl
 from envoi_trace_core.protocols import AgentSession, PartParser
-from envoi_trace_core.specs import AgentContext, AgentSpec, PartParserSpec, Requirements
+from envoi_trace_core.specs import AgentContext, AgentSpec, Carried, PartParserSpec, Requirements
 
 # Options and descriptors are all that `envoi-trace plugins` needs: the rest is imported when it is used.
 
@@ -29,6 +29,12 @@ def _secrets(options: CodexOptions) -> Mapping[str, str]:
     from envoi_trace_codex.credentials import find_credentials
 
     return find_credentials(options).secrets
+
+
+def _carried(options: CodexOptions) -> Carried:
+    from envoi_trace_codex.credentials import carried
+
+    return carried(options)
 
 
 def _app_server_parser() -> PartParser:
@@ -60,6 +66,7 @@ def envoi_trace_agents() -> Iterable[AgentSpec[CodexOptions]]:
         create=_create,
         requirements=_requirements,
         secrets=_secrets,
+        carried=_carried,
     )
 
 

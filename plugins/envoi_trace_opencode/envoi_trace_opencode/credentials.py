@@ -9,9 +9,11 @@ from typing import Any
 
 from envoi_trace_core.agents.credentials import first_variable
 from envoi_trace_core.errors import UsageError
+from envoi_trace_core.specs import Carried
 from envoi_trace_opencode.options import OpenCodeOptions
 from envoi_trace_opencode.providers import PROVIDERS, ModelChoice
 
+DEFAULT_AUTH_FILE = "~/.local/share/opencode/auth.json"
 MAX_AUTH_BYTES = 1024 * 1024
 MIN_KEY_CHARS = 8
 """What is shorter is no key; replacing it wherever it stands would spoil a trace."""
@@ -55,6 +57,21 @@ def all_keys(options: OpenCodeOptions) -> dict[str, str]:
         if isinstance(entry, dict) and isinstance(entry.get("key"), str) and entry["key"].strip():
             found[f"opencode key of {provider}"] = entry["key"].strip()
     return {name: value for name, value in found.items() if len(value) >= MIN_KEY_CHARS}
+
+
+def carried(options: OpenCodeOptions) -> Carried:
+    """The same keys for an orchestrator on another machine: variables, and the keys (no logins) of the file.
+
+    Raises:
+        UsageError: The file that is named can't be used.
+    """
+    variables = {name: os.environ[name] for name in all_keys(options) if name in os.environ}
+    data_home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+    path = Path(options.auth_file).expanduser() if options.auth_file else data_home / "opencode" / "auth.json"
+    entries = _load(path, is_named=bool(options.auth_file))
+    keys = {name: entry for name, entry in entries.items() if isinstance(entry, dict) and entry.get("type") == "api"}
+    files = {options.auth_file or DEFAULT_AUTH_FILE: json.dumps(keys)} if keys else {}
+    return Carried(variables=variables, files=files)
 
 
 def _from_file(path: Path, provider: str, *, is_named: bool) -> str | None:

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 from envoi_trace_core.hookspecs import hookimpl
 from envoi_trace_core.protocols import AgentSession, PartParser
-from envoi_trace_core.specs import AgentContext, AgentSpec, PartParserSpec, Requirements
+from envoi_trace_core.specs import AgentContext, AgentSpec, Carried, PartParserSpec, Requirements
 from envoi_trace_opencode.options import OpenCodeOptions
 
 EVENT_FORMAT = "opencode-events"
@@ -31,6 +31,12 @@ def _secrets(options: OpenCodeOptions) -> Mapping[str, str]:
     from envoi_trace_opencode.credentials import all_keys
 
     return all_keys(options)
+
+
+def _carried(options: OpenCodeOptions) -> Carried:
+    from envoi_trace_opencode.credentials import carried
+
+    return carried(options)
 
 
 def _check(model: str | None, options: OpenCodeOptions) -> None:
@@ -57,6 +63,7 @@ def envoi_trace_agents() -> Iterable[AgentSpec[OpenCodeOptions]]:
         create=_create,
         requirements=_requirements,
         secrets=_secrets,
+        carried=_carried,
         reports_cost=True,
         check=_check,
     )
