@@ -195,7 +195,8 @@ class Bench:
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MODAL_"))},
             **self.plane.variables, **pass_through(),
             "ENVOI_TRACE_STATE_DIR": str(self.root / "state"), "ENVOI_TRACE_DISABLE_PLUGINS": "e2b",
-            "AWS_S3_BUCKET": self.bucket, "AWS_ENDPOINT_URL": self.s3_url, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": CANARY,
+            "AWS_S3_BUCKET": self.bucket, "AWS_ENDPOINT_URL": self.s3_url,
+            "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": CANARY,
             "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         }  # fmt: skip
