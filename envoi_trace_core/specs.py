@@ -140,6 +140,8 @@ class SandboxRequest:
     """Derived from the run's own timeout: the sandbox ends by itself after that."""
     runs_model: bool
     """Whether what runs in it follows a model (an unisolated sandbox is then refused)."""
+    companions: int = 0
+    """How many further sandboxes this trajectory asks for while this one lives: who waits for one holds this one."""
     dockerfile: Path | None = None
     """The environment's; its folder is the build's context."""
     requirements: Requirements = Requirements()
@@ -164,6 +166,11 @@ class SandboxSpec[OptionsT]:
     secrets: Callable[[OptionsT], Mapping[str, str]] = attrs.field(default=lambda _options: {})
     carried: Callable[[OptionsT], Carried] | None = None
     """For an orchestrator elsewhere; None: the variables of this environment whose values are among `secrets`."""
+    examine: Callable[[OptionsT], Awaitable[str]] | None = None
+    """For `envoi-trace doctor`: says in a line what there is to say. Raises UsageError when it can't be used.
+
+    Without it, doctor sees whether `list_live` works.
+    """
 
 
 # -- storages, parsers, launchers -----------------------------------------------------------------

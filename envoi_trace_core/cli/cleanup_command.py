@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
-from envoi_trace_core.cli.output import age, note, out, out_table
+from envoi_trace_core.cli.output import age, note, out, out_table, printable
 from envoi_trace_core.cli.reading import StorageName, StorageOpts, StorageWords, run_async
 from envoi_trace_core.errors import EnvoiTraceError, SandboxLostError
 
@@ -22,15 +22,26 @@ EXIT_NOT_ALL_ENDED = 1
 
 
 @attrs.frozen
+class Kind:
+    """A kind of sandbox that can be looked through."""
+
+    spec: SandboxSpec[Any]
+    options: Any
+
+
+@attrs.frozen
 class Found:
     """A sandbox that lives, and whether a run uses it."""
 
+    kind: Kind
     info: SandboxInfo
     is_in_use: bool
 
 
 def cleanup(
-    sandbox: Annotated[str, typer.Option(help="Which sandboxes.", metavar="NAME")] = "local",
+    sandbox: Annotated[
+        str | None, typer.Option(help="Which sandboxes; all kinds by default.", metavar="NAME", show_default=False)
+    ] = None,
     sandbox_opt: Annotated[
         list[str] | None, typer.Option(help="An option of the sandbox. Repeatable.", metavar="KEY=VALUE")
     ] = None,
@@ -44,22 +55,18 @@ def cleanup(
     raise typer.Exit(run_async(lambda: _cleanup(sandbox, tuple(sandbox_opt or ()), words, yes, everything)))
 
 
-async def _cleanup(name: str, opts: Sequence[str], words: StorageWords, yes: bool, everything: bool) -> int:
-    from envoi_trace_core.options import parse_options
-    from envoi_trace_core.plugins import Plugins
-
-    spec = Plugins.load().sandbox(name)
-    options = parse_options(spec.options, opts, "sandbox", name)
-    found = await _find(await spec.list_live(options), words)
+async def _cleanup(name: str | None, opts: Sequence[str], words: StorageWords, yes: bool, everything: bool) -> int:
+    found = await _mark(await _live(name, opts), words)
     if not found:
         note("no sandboxes")
         return 0
     now = datetime.now(UTC)
     out_table(
-        ("SANDBOX", "TRAJECTORY", "ROLE", "AGE", "RUN"),
+        ("SANDBOX", "KIND", "TRAJECTORY", "ROLE", "AGE", "RUN"),
         [
             (
                 each.info.id,
+                each.kind.spec.name,
                 each.info.trajectory_id,
                 each.info.role,
                 age(each.info.created_at, now) if each.info.created_at else "-",
@@ -68,42 +75,52 @@ async def _cleanup(name: str, opts: Sequence[str], words: StorageWords, yes: boo
             for each in found
         ],
     )
-    ending = [each.info for each in found if everything or not each.is_in_use]
+    ending = [each for each in found if everything or not each.is_in_use]
     if not yes:
-        note(f"{len(ending)} would be ended: envoi-trace cleanup --sandbox {name} --yes")
+        note(f"{len(ending)} would be ended: envoi-trace cleanup{f' --sandbox {name}' if name else ''} --yes")
         return 0
-    failed = [info.id for info in ending if not await _end(spec, options, info)]
+    failed = [each.info.id for each in ending if not await _end(each)]
     out(f"ended {len(ending) - len(failed)} of {len(found)}")
     return EXIT_NOT_ALL_ENDED if failed else 0
 
 
-async def _find(infos: Sequence[SandboxInfo], words: StorageWords) -> list[Found]:
-    from envoi_trace_core.trace.lease import STALENESS_S, read_holder
+async def _live(name: str | None, opts: Sequence[str]) -> list[tuple[Kind, SandboxInfo]]:
+    """Those of one kind; without a name, those of every kind for which this machine has what it takes."""
+    from envoi_trace_core.options import parse_options
+    from envoi_trace_core.plugins import Plugins
 
-    found: list[Found] = []
-    if not infos:
-        return found
-    async with words.open() as storage:
-        for info in infos:
-            holder = await read_holder(storage, info.trajectory_id)
-            is_in_use = (
-                holder is not None
-                and not holder.is_known_dead
-                and abs((datetime.now(UTC) - holder.heartbeat_at).total_seconds()) <= STALENESS_S
-            )
-            found.append(Found(info, is_in_use))
+    plugins = Plugins.load()
+    found: list[tuple[Kind, SandboxInfo]] = []
+    for each in (name,) if name is not None else plugins.names("sandbox"):
+        spec = plugins.sandbox(each)
+        kind = Kind(spec, parse_options(spec.options, opts if each == name else (), "sandbox", each))
+        try:
+            found += [(kind, info) for info in await spec.list_live(kind.options)]
+        except EnvoiTraceError as error:
+            if name is not None:
+                raise
+            note(f"{each}: not looked at ({printable(error.message)})")
     return found
 
 
-async def _end(spec: SandboxSpec[Any], options: Any, info: SandboxInfo) -> bool:
+async def _mark(live: Sequence[tuple[Kind, SandboxInfo]], words: StorageWords) -> list[Found]:
+    from envoi_trace_core.trace.lease import is_held
+
+    if not live:
+        return []
+    async with words.open() as storage:
+        return [Found(kind, info, await is_held(storage, info.trajectory_id)) for kind, info in live]
+
+
+async def _end(found: Found) -> bool:
     import anyio
 
     try:
         with anyio.fail_after(CLOSE_TIMEOUT_S):
-            await (await spec.attach(info.id, options)).close()
+            await (await found.kind.spec.attach(found.info.id, found.kind.options)).close()
     except SandboxLostError:
         return True
     except (EnvoiTraceError, TimeoutError) as error:
-        note(f"{info.id} could not be ended: {error or 'no answer in time'}")
+        note(f"{found.info.id} could not be ended: {error or 'no answer in time'}")
         return False
     return True

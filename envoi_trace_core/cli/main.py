@@ -16,8 +16,10 @@ import typer
 from envoi_trace_core.cli import (
     check_command,
     cleanup_command,
-    fork_command,
+    compare_command,
+    doctor_command,
     export_command,
+    fork_command,
     graph_command,
     import_command,
     list_command,
@@ -99,11 +101,13 @@ app.command("list")(list_command.list_trajectories)
 app.command("show")(show_command.show)
 app.command("query")(query_command.query)
 app.command("graph")(graph_command.graph)
+app.command("compare")(compare_command.compare)
 app.command("export")(export_command.export)
 app.command("import")(import_command.import_)
 app.command("resume")(resume_command.resume)
 app.command("fork")(fork_command.fork)
 app.command("upload")(upload_command.upload)
+app.command("doctor")(doctor_command.doctor)
 app.command("cleanup")(cleanup_command.cleanup)
 app.command("status")(status_command.status)
 app.command("logs")(logs_command.logs)

@@ -67,6 +67,7 @@ async def open_sandbox(plan: RunPlan, role: SandboxRole, observer: Observer) -> 
         runs_model=plan.agent.spec.runs_model,
         dockerfile=plan.environment.dockerfile,
         requirements=plan.agent.spec.requirements(plan.agent.options) if is_agents else Requirements(),
+        companions=int(is_agents and config.eval_sandbox == "separate"),
         report=observer.note,
     )
     sandbox = await spec.create(request, plan.sandbox.options)

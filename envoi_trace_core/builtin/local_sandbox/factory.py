@@ -89,17 +89,27 @@ async def list_live(options: LocalSandboxOptions) -> Sequence[SandboxInfo]:
     return await anyio.to_thread.run_sync(look)
 
 
+async def examine(options: LocalSandboxOptions) -> str:
+    """Whether an agent would be kept apart from this machine.
+
+    Raises:
+        UsageError: It can't be, and must be.
+    """
+    if options.isolation == "none":
+        return "without isolation, as asked"
+    program = await anyio.to_thread.run_sync(isolation.bubblewrap)
+    if program is None:
+        raise _no_bubblewrap()
+    return f"isolated by {program}"
+
+
 def _choose_isolation(request: SandboxRequest, options: LocalSandboxOptions) -> str | None:
     """The bubblewrap to use, or None to run without isolation."""
     program = None if options.isolation == "none" else isolation.bubblewrap()
     if program is not None:
         return program
     if options.isolation == "bwrap" or (options.isolation == "auto" and request.runs_model):
-        raise UsageError(
-            "The local sandbox needs bubblewrap to keep an agent apart from this machine, and it does not work here.",
-            mend="install bubblewrap (apt install bubblewrap), or accept an agent without isolation: "
-            "--sandbox-opt isolation=none",
-        )
+        raise _no_bubblewrap()
     if options.network == "off":
         raise UsageError(
             "Without bubblewrap the local sandbox can't switch the network off.",
@@ -108,6 +118,14 @@ def _choose_isolation(request: SandboxRequest, options: LocalSandboxOptions) -> 
     if options.isolation == "auto":
         request.report("Warning: bubblewrap does not work here, so the local sandbox runs without isolation.")
     return None
+
+
+def _no_bubblewrap() -> UsageError:
+    return UsageError(
+        "The local sandbox needs bubblewrap to keep an agent apart from this machine, and it does not work here.",
+        mend="install bubblewrap (apt install bubblewrap), or accept an agent without isolation: "
+        "--sandbox-opt isolation=none",
+    )
 
 
 def _find_or_start(

@@ -31,6 +31,12 @@ async def _list_live(options: LocalSandboxOptions) -> Sequence[SandboxInfo]:
     return await list_live(options)
 
 
+async def _examine(options: LocalSandboxOptions) -> str:
+    from envoi_trace_core.builtin.local_sandbox.factory import examine
+
+    return await examine(options)
+
+
 LOCAL_SANDBOX = SandboxSpec(
     name="local",
     summary="Processes on this machine, kept apart by bubblewrap where it works.",
@@ -39,4 +45,5 @@ LOCAL_SANDBOX = SandboxSpec(
     attach=_attach,
     list_live=_list_live,
     max_lifetime_s=_max_lifetime_s,
+    examine=_examine,
 )
