@@ -50,6 +50,7 @@ class Plane:
     url: str = ""
     calls: list[str] = attrs.field(factory=list)
     faults: dict[str, list[Exception]] = attrs.field(factory=lambda: collections.defaultdict(list))
+    delays_s: dict[str, float] = attrs.field(factory=dict)
     image_commands: list[str] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -118,6 +119,7 @@ def _handlers(state: Plane) -> object:
     def handler(name: str) -> Callable[..., Any]:
         async def answer(_self: object, stream: Any) -> None:
             state.calls.append(name)
+            await asyncio.sleep(state.delays_s.get(name, 0.0))
             if state.faults[name]:
                 raise state.faults[name].pop(0)
             method = getattr(control, name, None)

@@ -192,6 +192,20 @@ def test_ctrl_c_before_the_run_began_leaves_nothing(bench: Bench, plane: Plane) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where", ["FunctionMap", "SecretGetOrCreate", "FunctionCreate"])
+def test_ctrl_c_in_the_middle_of_a_launch_leaves_nothing(bench: Bench, plane: Plane, where: str) -> None:
+    plane.delays_s[where] = 2.0
+    process = bench.start("--detach")
+    wait_until(lambda: where in plane.calls)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 130, stderr
+    assert "ended before the run was started" in stderr
+    wait_until(lambda: all(call.result is not None for call in plane.functions.calls.values()))
+    assert not plane.functions.secrets
+
+
+@pytest.mark.slow
 def test_a_container_that_dies_is_started_again(bench: Bench, plane: Plane) -> None:
     bench.script(*WRITES, {"sleep": 3}, {"text": "ends"})
     assert bench.run("--detach", "--max-parts", "4").returncode == 0

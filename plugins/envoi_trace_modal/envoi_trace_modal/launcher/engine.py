@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from envoi_trace_core.errors import SandboxError
@@ -24,7 +25,9 @@ FUNCTION = "orchestrate"
 FUNCTION_TIMEOUT_S = 24 * 3600
 """The longest that Modal lets a function run."""
 FIRST_ANSWER_S = 25.0
-CALL_TIMEOUT_S = 120.0
+CALL_TIMEOUT_S = 60.0
+SPAWN_TIMEOUT_S = 600.0
+"""The folders are uploaded within."""
 DEPLOY_TIMEOUT_S = 1800.0
 """An image is built within."""
 SECRET_PREFIX = "envoi-trace-run-"  # noqa: S105 - a name
@@ -93,7 +96,8 @@ class Engine:
         name = f"{SECRET_PREFIX}{secrets.token_hex(8)}-{int(time.time() + lives_s)}"
         try:
             doing = "storing the run's credentials"
-            with _bounded(CALL_TIMEOUT_S, doing), translated(doing):
+            # Shielded: a secret whose creation was cancelled could still come into being after it was removed.
+            with _bounded(CALL_TIMEOUT_S, doing, shield=True), translated(doing):
                 import modal
 
                 await modal.Secret.objects.create.aio(name, dict(variables), environment_name=self.environment)
@@ -127,7 +131,7 @@ class Engine:
                 await self.delete_secret(secret.name)
 
     async def spawn(self, secret: str | None, *words: str | bytes) -> str:
-        """Start the function, and give the call's id.
+        """Start the function, and give the call's id. When it is cancelled, so is the call.
 
         Raises:
             SandboxError: Modal failed.
@@ -139,9 +143,16 @@ class Engine:
             named = modal.Secret.from_name(secret, environment_name=self.environment)
             function = function.with_options(secrets=[named])
         doing = "starting the run"
-        with _bounded(CALL_TIMEOUT_S, doing), translated(doing):
-            call = await function.spawn.aio(*words)
-            return str(call.object_id)
+        # Shielded: a call whose id nobody knows could not be ended.
+        with _bounded(SPAWN_TIMEOUT_S, doing, shield=True), translated(doing):
+            call_id = str((await function.spawn.aio(*words)).object_id)
+        try:
+            await anyio.lowlevel.checkpoint()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.cancel(call_id)
+            raise
+        return call_id
 
     async def result(self, call_id: str, *, timeout_s: float) -> str | None:
         """What the function gave; None while it runs.
@@ -194,8 +205,8 @@ def is_over(secret_name: str, now: float) -> bool:
 
 
 @contextmanager
-def _bounded(timeout_s: float, doing: str) -> Iterator[None]:
-    with anyio.move_on_after(timeout_s) as scope:
+def _bounded(timeout_s: float, doing: str, *, shield: bool = False) -> Iterator[None]:
+    with anyio.move_on_after(timeout_s, shield=shield) as scope:
         yield
     if scope.cancelled_caught:
         raise unreachable(doing, timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def build_image(distributions: Distributions, options: ModalLauncherOptions, scr
     words = ["python", "-m", "pip", "install", "--no-cache-dir", "--constraint", f"{FOLDER}/constraints.txt"]
     if index:
         words += ["--index-url", index]
-    return image.run_commands(" ".join([*words, *distributions.pins, *wheels]))
+    return image.run_commands(shlex.join([*words, *distributions.pins, *wheels]))
 
 
 def fingerprint(distributions: Distributions, options: ModalLauncherOptions) -> str:

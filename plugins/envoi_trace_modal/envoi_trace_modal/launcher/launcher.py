@@ -40,6 +40,8 @@ class ModalLauncher:
     """Runs a trajectory's orchestrator as a function on Modal."""
 
     options: ModalLauncherOptions
+    _deploying: anyio.Lock = attrs.field(factory=anyio.Lock, init=False)
+    """Of many runs that are launched at once, one deploys."""
 
     async def launch(
         self, config: RunConfig, *, observer: Observer, stop: StopSignal, detach: bool
@@ -84,9 +86,10 @@ class ModalLauncher:
         environment = await anyio.to_thread.run_sync(pack, plan.environment.directory)
         distributions = await anyio.to_thread.run_sync(distributions_here, plugins)
         engine = Engine(app=f"{self.options.app}-{fingerprint(distributions, self.options)}", options=self.options)
-        if not await engine.is_deployed():
-            observer.note(f"deploying {engine.app} to Modal: its image is built once for these versions")
-            await self._deploy(engine, distributions)
+        async with self._deploying:
+            if not await engine.is_deployed():
+                observer.note(f"deploying {engine.app} to Modal: its image is built once for these versions")
+                await self._deploy(engine, distributions)
         await engine.delete_left_secrets()
         async with self._secret(engine, luggage) as secret:
             job = Job(
