@@ -29,14 +29,23 @@ class LocalLauncher:
             UsageError: It was asked to detach: there is nothing here that would outlive this process.
         """
         if detach:
-            raise UsageError(
-                "--detach needs a launcher that runs the orchestrator elsewhere, and `local` runs it in this process",
-                mend="--sandbox modal brings one; or run this command under `nohup` or in tmux",
-            )
+            self.refuse_to_detach()
         from envoi_trace_core.plugins import Plugins
         from envoi_trace_core.run.restarts import run_with_restarts
 
         return await run_with_restarts(config, Plugins.load(), observer=observer, stop=stop)
+
+    @staticmethod
+    def refuse_to_detach() -> None:
+        """There is nothing here that would outlive this process.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
+            "--detach needs a launcher that runs the orchestrator elsewhere, and `local` runs it in this process",
+            mend="--sandbox modal brings one; or run this command under `nohup` or in tmux",
+        )
 
 
 LOCAL_LAUNCHER = LauncherSpec(

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -116,6 +116,14 @@ class Cell:
 def out_table(
     head: Sequence[str], rows: Iterable[Sequence[str | Cell]], *, right: Iterable[int] = (), gap: str = "  "
 ) -> None:
+    """Print `table_lines`."""
+    for line in table_lines(head, rows, right=right, gap=gap):
+        out(line)
+
+
+def table_lines(
+    head: Sequence[str], rows: Iterable[Sequence[str | Cell]], *, right: Iterable[int] = (), gap: str = "  "
+) -> Iterator[str]:
     """A table as aligned columns. On a terminal the last column is cut to fit; elsewhere nothing is cut.
 
     Args:
@@ -139,7 +147,7 @@ def out_table(
             word = styled(text, cell.style)
             words.append(padding + word if index in rights else word + ("" if last else padding))
             used += widths[index] + len(gap)
-        out(gap.join(words).rstrip())
+        yield gap.join(words).rstrip()
 
 
 def _cell(cell: str | Cell) -> Cell:

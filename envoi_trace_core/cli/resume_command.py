@@ -36,6 +36,7 @@ def resume(
 
     if "trajectory_id" in options.given:
         raise UsageError("--trajectory-id stands beside the id itself", mend=f"envoi-trace resume {trajectory}")
+    options.refuse_several("resume")
     storage = StorageWords(name=options.storage, opts=options.storage_opt)
     config, solved = run_async(lambda: _find(trajectory, storage))
     if solved is not None:

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 import attrs
@@ -29,7 +30,12 @@ SIGNAL_EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 12
 
 
 def run(options: RunOptions) -> int:
-    """Run a trajectory; gives the exit status."""
+    """Run a trajectory, or several equal ones; gives the exit status."""
+    if options.asks_for_batch:
+        from envoi_trace_core.cli.batch_trials import run_trials
+
+        return run_trials(options)
+    options.refuse_several("envoi-trace without --trials")
     plugins = Plugins.load()
     return launch(configuration(options, plugins), options)
 
@@ -59,7 +65,7 @@ async def _launch(
     stop = StopSignal()
     outcome: RunOutcome | SandboxError | None = None
     async with anyio.create_task_group() as group:
-        group.start_soon(_stop_on_signal, stop, display)
+        group.start_soon(stop_on_signal, stop, display.note)
         try:
             outcome = await launcher.launch(config, observer=display, stop=stop, detach=detach)
         except SandboxError as error:
@@ -68,14 +74,27 @@ async def _launch(
     return outcome
 
 
-async def _stop_on_signal(stop: StopSignal, display: RunDisplay) -> None:
+class Stoppable(Protocol):
+    """A run, or several."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was asked to end."""
+        ...
+
+    def ask(self, request: StopRequest) -> None:
+        """Ask it to end."""
+        ...
+
+
+async def stop_on_signal(stop: Stoppable, say: Callable[[str], None]) -> None:
     """The first signal ends the run and saves it; further ones say that it is still saving."""
     with anyio.open_signal_receiver(*SIGNAL_EXIT_STATUS) as signals:
         async for number in signals:
             if stop.interrupted:
-                display.note(f"{number.name}: still saving the trace and closing the sandboxes")
+                say(f"{number.name}: still saving the trace and closing the sandboxes")
                 continue
-            display.note(f"{number.name}: the trace is being saved and the sandboxes closed")
+            say(f"{number.name}: the trace is being saved and the sandboxes closed")
             stop.ask(
                 StopRequest(
                     reason="interrupted", message=f"ended by {number.name}", exit_status=SIGNAL_EXIT_STATUS[number]
@@ -89,17 +108,41 @@ def configuration(options: RunOptions, plugins: Plugins) -> RunConfig:
     Raises:
         UsageError: Something that is needed was not given, or can't be.
     """
+    trajectory_id = check_trajectory_id(options.trajectory_id or new_trajectory_id())
+    check_task_and_env(options)
+    return config_of(options, trajectory_id=trajectory_id, storage=storage_name(options, plugins))
+
+
+def check_task_and_env(options: RunOptions) -> None:
+    """A run needs both.
+
+    Raises:
+        UsageError: One of them was not given.
+    """
     if options.task is None or options.env is None:
         missing = "--task" if options.task is None else "--env"
         raise UsageError(
             f"{missing} is missing: a run needs a task and an environment",
             mend="envoi-trace --task PATH --env PATH [options]; `envoi-trace --help` lists them",
         )
-    trajectory_id = options.trajectory_id or new_trajectory_id()
-    check_trajectory_id(trajectory_id)
+
+
+def storage_name(options: RunOptions, plugins: Plugins) -> str:
+    """Which storage it will be; the user is told.
+
+    Raises:
+        UsageError: There is no such storage, or an option is wrong.
+    """
     storage = choose_storage(plugins, options.storage, options.storage_opt)
     if not options.quiet:
         note(f"storage: {storage.spec.name} ({storage.reason})")
+    return storage.spec.name
+
+
+def config_of(options: RunOptions, *, trajectory_id: str, storage: str) -> RunConfig:
+    """The options as a run's configuration; task and environment are among them."""
+    assert options.task is not None
+    assert options.env is not None
     return RunConfig(
         trajectory_id=trajectory_id,
         task=str(Path(options.task).absolute()),
@@ -109,7 +152,7 @@ def configuration(options: RunOptions, plugins: Plugins) -> RunConfig:
         agent_opts=tuple(options.agent_opt),
         sandbox=options.sandbox,
         sandbox_opts=tuple(options.sandbox_opt),
-        storage=storage.spec.name,
+        storage=storage,
         storage_opts=tuple(options.storage_opt),
         params=pairs(options.param, "--param"),
         lang=options.lang,

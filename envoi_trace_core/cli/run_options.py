@@ -7,11 +7,16 @@ from typing import Annotated, Literal
 import attrs
 import typer
 
+from envoi_trace_core.errors import UsageError
+
 BUDGETS = "Budgets"
 TESTS = "Tests"
 PLACES = "Where it runs"
 RESTARTS = "Restarts"
+MANY = "Many at once"
 OUTPUT = "Output"
+OF_SEVERAL = frozenset({"trials", "concurrency", "batch", "retries", "max_total_cost_usd"})
+"""Options that say nothing of one trajectory alone."""
 
 
 @attrs.frozen(kw_only=True)
@@ -139,6 +144,46 @@ class RunOptions:
         float, typer.Option(help="Seconds before the first; backs off.", metavar="S", min=0, rich_help_panel=RESTARTS)
     ] = 10
 
+    trials: Annotated[
+        int | None,
+        typer.Option(help="So many equal trajectories.", metavar="N", min=1, show_default=False, rich_help_panel=MANY),
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            help="So many at once; 4 by default.", metavar="K", min=1, show_default=False, rich_help_panel=MANY
+        ),
+    ] = None
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of all trials together; given again, it goes on with what is left.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=MANY,
+        ),
+    ] = None
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            help="New attempts at a trial that failed by no fault of the agent; 2 by default.",
+            metavar="N",
+            min=0,
+            show_default=False,
+            rich_help_panel=MANY,
+        ),
+    ] = None
+    max_total_cost_usd: Annotated[
+        float | None,
+        typer.Option(
+            help="US dollars over all trials: once spent, no further one starts.",
+            metavar="X",
+            min=0,
+            show_default=False,
+            rich_help_panel=MANY,
+        ),
+    ] = None
+
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout at the end.", rich_help_panel=OUTPUT)
     ] = False
@@ -146,3 +191,20 @@ class RunOptions:
     debug: Annotated[bool, typer.Option("--debug", help="Errors with their traceback.", rich_help_panel=OUTPUT)] = False
 
     given: frozenset[str] = frozenset()
+
+    def refuse_several(self, command: str) -> None:
+        """For a command that is of one trajectory.
+
+        Raises:
+            UsageError: An option of several trajectories stood on the command line.
+        """
+        for name in sorted(self.given & OF_SEVERAL):
+            raise UsageError(
+                f"--{name.replace('_', '-')} is of several trajectories, and `{command}` is of one",
+                mend="envoi-trace --trials N, or envoi-trace batch PLAN.toml",
+            )
+
+    @property
+    def asks_for_batch(self) -> bool:
+        """Whether it is about several trajectories."""
+        return self.trials is not None or self.batch is not None
