@@ -12,7 +12,7 @@ from typing import Literal
 
 import attrs
 
-from envoi_trace_core.domain.parts import Evaluation, EvaluationStatus, Part, TestCounts
+from envoi_trace_core.domain.parts import Evaluation, EvaluationStatus, Part, PathResult, TestCounts
 from envoi_trace_core.domain.solving import has_passed
 from envoi_trace_core.trace.reader import Trace
 from envoi_trace_core.trace.rows import TraceRow
@@ -62,6 +62,8 @@ class Point:
     counts: TestCounts
     suites: Mapping[str, TestCounts]
     """By the first segment of the test paths."""
+    results: tuple[PathResult, ...]
+    """One entry a test path."""
     passed_paths: frozenset[str]
     """Test paths of the environment of which every test passed."""
     error: str | None = None
@@ -197,6 +199,7 @@ def _point(evaluation: Evaluation, at: Position, test_paths: frozenset[str]) -> 
         status=evaluation.status,
         counts=evaluation.counts,
         suites=suites,
+        results=evaluation.results,
         passed_paths=frozenset(
             result.path for result in evaluation.results if result.path in test_paths and has_passed(result)
         ),
