@@ -4,9 +4,10 @@
   (Wilson 1927; https://en.wikipedia.org/wiki/Binomial_proportion_confidence_interval).
 - pass@k: the chance that at least one of k trials solves a task. Of a task with n trials of which c solved it,
   `1 - C(n-c, k) / C(n, k)` is an unbiased estimate (Chen et al. 2021, https://arxiv.org/abs/2107.03374); the mean over
-  the tasks is given, for k up to the trials that all of them have. Its interval at 95 %: of one task, or when all trials ended alike, the
-  exact interval of the rate (Clopper and Pearson 1934) put through `1 - (1 - p)^k`; else the percentiles of 2,000
-  bootstrap samples that draw tasks, and trials within them, with a fixed seed.
+  the tasks is given, for k up to the trials that all of them have.
+- Its interval at 95 %: of one task, or when all trials ended alike, the exact interval of the rate (Clopper and Pearson
+  1934) put through `1 - (1 - p)^k`; else the percentiles of 2,000 bootstrap samples that draw tasks, and trials within
+  them, with a fixed seed.
 """
 
 from __future__ import annotations
