@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from envoi_trace_core.errors import TraceFormatError, UsageError
 from envoi_trace_core.repo.archives import write_files
+from envoi_trace_core.repo.bundles import holds, is_commit_id, open_bundles
 from envoi_trace_core.repo.git import Git, GitError
 
 MAX_FILES = 2_000_000
 MAX_TOTAL_BYTES = 64 * 1024**3
-_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 def checkout_part(
@@ -42,7 +40,7 @@ def checkout_part(
         TraceFormatError: The bundle is damaged, or the checkout is above a bound.
     """
     _check_destination(destination)
-    if not _COMMIT.fullmatch(commit):
+    if not is_commit_id(commit):
         raise UsageError(f"{commit!r} is no commit id")
     if not bundle.is_file():
         raise UsageError(f"there is no bundle {bundle}")
@@ -70,34 +68,6 @@ def checkout_commit(
     _check_destination(destination)
     _check_size(git, commit, max_files, max_total_bytes)
     _write(git, commit, destination)
-
-
-def open_bundles(bundles: Sequence[Path], directory: Path) -> Git:
-    """A repository with all that bundles hold, each of which may go on from those before it.
-
-    Raises:
-        TraceFormatError: One is damaged.
-    """
-    git: Git | None = None
-    for number, bundle in enumerate(bundles, 1):
-        try:
-            git = git or Git.create(directory)
-            specs = [f"refs/{kind}/*:refs/bundle/{number}/{kind}/*" for kind in ("heads", "preserved")]
-            git("fetch", "-q", "--no-tags", "--no-write-fetch-head", str(bundle.absolute()), *specs)
-        except GitError as error:
-            raise TraceFormatError(f"the bundle {bundle} can't be read: {error.message}") from error
-    return git or Git.create(directory)
-
-
-def holds(git: Git, commit: str) -> bool:
-    """Whether a repository has a commit, whole."""
-    if not _COMMIT.fullmatch(commit):
-        return False
-    try:
-        git("cat-file", "-e", f"{commit}^{{tree}}")
-    except GitError:
-        return False
-    return True
 
 
 def _check_destination(destination: Path) -> None:

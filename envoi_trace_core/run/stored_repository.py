@@ -12,9 +12,9 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from envoi_trace_core.analysis.replay import holds, open_bundles
 from envoi_trace_core.errors import KeyMissingError, UsageError
 from envoi_trace_core.protocols import Storage
+from envoi_trace_core.repo.bundles import holds, open_bundles
 from envoi_trace_core.repo.git import Git
 from envoi_trace_core.run.restoring import MIRROR, StoredRun
 from envoi_trace_core.state import trajectory_dir
@@ -37,21 +37,34 @@ async def repository_with(storage: Storage, trajectory_id: str, commit: str, scr
         TraceFormatError: What is stored is damaged.
         StorageError: The storage can't be reached.
     """
-    mirror = trajectory_dir(trajectory_id) / MIRROR
-    if (mirror / "HEAD").is_file() and await to_thread.run_sync(holds, Git(directory=mirror), commit):
-        return Git(directory=mirror)
-    number = 0
+    mirror = mirror_with(trajectory_id, commit)
+    if mirror is not None:
+        return mirror
+    found = False
     async for bundles in _stored(storage, trajectory_id, scratch):
-        number += 1
-        git = await to_thread.run_sync(open_bundles, bundles, scratch / f"repo-{number}.git")
-        if await to_thread.run_sync(holds, git, commit):
+        found = True
+        git = await to_thread.run_sync(open_bundles, bundles, scratch / f"{bundles[0].stem}.git")
+        if holds(git, commit):
             return git
-    if number:
-        raise UsageError(
+    raise missing_commit(trajectory_id, commit, is_known=found)
+
+
+def mirror_with(trajectory_id: str, commit: str) -> Git | None:
+    """The repository on this machine, if it ran the trajectory and holds the commit."""
+    mirror = trajectory_dir(trajectory_id) / MIRROR
+    if (mirror / "HEAD").is_file() and holds(Git(directory=mirror), commit):
+        return Git(directory=mirror)
+    return None
+
+
+def missing_commit(trajectory_id: str, commit: str, *, is_known: bool) -> UsageError:
+    """What to say when no repository holds a commit; `is_known` when there is one at all."""
+    if is_known:
+        return UsageError(
             f"the repository of {trajectory_id} that is stored does not hold commit {commit[:12]} yet",
             mend="try again in a moment, or on the machine that runs it",
         )
-    raise UsageError(
+    return UsageError(
         f"trajectory {trajectory_id} has no repo.bundle: it has not ended, and no commit of it is stored yet",
         mend=f"envoi-trace resume {trajectory_id}, or wait for its end",
     )
