@@ -210,6 +210,9 @@ class TraceState:
     def _trajectory_begun(self, fact: TrajectoryBegun) -> None:
         known = self.trajectory
         self.trajectory = fact.trajectory
+        if known is not None and known.environment_hash not in (None, fact.trajectory.environment_hash):
+            # Other tests: what was reached in the earlier ones says nothing about these.
+            self.best_share, self.solved_commit = 0.0, None
         if known is not None and fact.trajectory.agent_version is None:
             self.trajectory = attrs.evolve(fact.trajectory, agent_version=known.agent_version)
         if fact.initial_commit is not None:
