@@ -18,6 +18,7 @@ from envoi_trace_core.cli import (
     cleanup_command,
     compare_command,
     doctor_command,
+    evaluate_command,
     export_command,
     fork_command,
     graph_command,
@@ -102,6 +103,7 @@ app.command("show")(show_command.show)
 app.command("query")(query_command.query)
 app.command("graph")(graph_command.graph)
 app.command("compare")(compare_command.compare)
+app.command("evaluate")(evaluate_command.evaluate)
 app.command("export")(export_command.export)
 app.command("import")(import_command.import_)
 app.command("resume")(resume_command.resume)
