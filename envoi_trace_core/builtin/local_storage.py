@@ -37,7 +37,7 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 class LocalStorageOptions:
     """The options of the `local` storage."""
 
-    root: str = option("", "folder below which trajectories/ stands; default: the working directory")
+    root: Path | None = option(None, "folder below which trajectories/ stands; default: the working directory")
 
 
 @attrs.frozen
@@ -301,7 +301,7 @@ async def _create(options: LocalStorageOptions) -> Storage:
 
 
 def _make_root(options: LocalStorageOptions) -> Path:
-    root = Path(options.root or ".").expanduser().absolute()
+    root = Path(options.root or Path()).expanduser().absolute()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,24 +3,56 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import anyio
 
 from envoi_trace_core.builtin.local_launcher import LocalLauncher
 from envoi_trace_core.cli.batch_display import BatchDisplay
+from envoi_trace_core.cli.batch_plan import read_plan
 from envoi_trace_core.cli.batch_report import report, summary
 from envoi_trace_core.cli.launcher_choice import choose_launcher
 from envoi_trace_core.cli.output import note, out
-from envoi_trace_core.cli.run_command import stop_on_signal
+from envoi_trace_core.cli.run_command import config_of, stop_on_signal, storage_name
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.cli.storage_choice import choose_storage
 from envoi_trace_core.errors import UsageError
 from envoi_trace_core.plugins import Plugins
 from envoi_trace_core.protocols import Launcher
-from envoi_trace_core.run.batch.cells import Batch
+from envoi_trace_core.run.batch.cells import Batch, Cell, cell_name, check_batch_name
 from envoi_trace_core.run.batch.check import check_batch
 from envoi_trace_core.run.batch.results import BatchResult
 from envoi_trace_core.run.batch.running import BatchRun, BatchStop
+
+CONCURRENCY = 4
+RETRIES = 2
+
+
+def as_batch(path: Path, options: RunOptions, plugins: Plugins) -> Batch:
+    """The batch that a plan describes, with the command line's options over it.
+
+    Raises:
+        UsageError: The plan can't be read, or something in it is wrong.
+    """
+    plan = read_plan(path, options, plugins)
+    storage = storage_name(plan.cells[0].options, plugins)
+    cells = [
+        Cell(name=cell_name(cell.words), config=config_of(cell.options, trajectory_id="", storage=storage))
+        for cell in plan.cells
+    ]
+    return Batch(
+        name=check_batch_name(options.batch or plan.name),
+        cells=cells,
+        trials=_first(options.trials, plan.trials, 1),
+        concurrency=_first(options.concurrency, plan.concurrency, CONCURRENCY),
+        retries=_first(options.retries, plan.retries, RETRIES),
+        max_total_cost_usd=_first(options.max_total_cost_usd, plan.max_total_cost_usd, None),
+    )
+
+
+def _first[T](given: T | None, planned: T | None, default: T) -> T:
+    """What stands on the command line goes over the plan."""
+    return given if given is not None else planned if planned is not None else default
 
 
 def run_batch(batch: Batch, options: RunOptions, *, again: str, source: str | None = None) -> int:

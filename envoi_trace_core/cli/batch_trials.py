@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envoi_trace_core.cli.batch_run import run_batch
+from envoi_trace_core.cli.batch_run import CONCURRENCY, RETRIES, run_batch
 from envoi_trace_core.cli.run_command import check_task_and_env, config_of, storage_name
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.errors import UsageError
 from envoi_trace_core.plugins import Plugins
 from envoi_trace_core.run.batch.cells import Batch, Cell, cell_name, check_batch_name, new_batch_name
-
-CONCURRENCY = 4
-RETRIES = 2
 
 
 def run_trials(options: RunOptions) -> int:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from envoi_trace_core.cli import (
+    batch_command,
     check_command,
     cleanup_command,
     compare_command,
@@ -97,6 +98,7 @@ def _check_env(options: RunOptions) -> None:
     Plugins.load().check_environment_argument(options.env)
 
 
+app.command("batch")(batch_command.batch)
 app.command("check")(check_command.check)
 app.command("list")(list_command.list_trajectories)
 app.command("show")(show_command.show)
