@@ -85,7 +85,7 @@ def test_svgs_are_well_formed_and_the_same_each_time(typical):
 
 
 def test_names_that_matplotlib_or_a_terminal_would_obey_are_only_text(make):
-    odd = ("$\\frac{1}{0}$/a", "日本語🎉/a", "<script>/a", "x" * 300 + "/a", "\x1b[31m\n/a")
+    odd = ("$\\frac{$/a", "日本語🎉/a", "<script>/a", "x" * 300 + "/a", "\x1b[31m\n/a")
     maker = make(paths=odd).begin(model="$x^", task="</svg><script>alert(1)</script>")
     trace = maker.evaluated({odd[0]: 5}).end().trace
     for content in trajectory_charts(trace, progress_of(trace), "svg").values():
