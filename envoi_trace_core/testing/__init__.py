@@ -8,4 +8,5 @@ with contextlib.suppress(ImportError):
     import pytest
 
     # The kits are imported after this line, so their asserts explain themselves as a test module's do.
-    pytest.register_assert_rewrite(f"{__name__}.sandbox_contract", f"{__name__}.storage_contract")
+    kits = ("sandbox_commands", "sandbox_files", "sandbox_kit", "sandbox_life", "sandbox_streams", "storage_contract")
+    pytest.register_assert_rewrite(*(f"{__name__}.{kit}" for kit in kits))
