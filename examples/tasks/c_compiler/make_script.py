@@ -21,8 +21,8 @@ LAST = 5
 SAID: dict[int, tuple[str, str, list[str]]] = {
     1: (
         (
-            "Start with the way from text to a program that runs: tokens, a tree of integer expressions, assembly for a "
-            "machine with a stack. Only `int main(void) { return ...; }` is understood."
+            "Start with the way from text to a program that runs: tokens, a tree of integer expressions, assembly for "
+            "a machine with a stack. Only `int main(void) { return ...; }` is understood."
         ),
         "A first compiler: integer expressions.",
         ["basics/expressions"],
