@@ -212,10 +212,10 @@ def _compare_groups(
     _say_groups(groups, fields)
     left_out = sum(group.left_out for group in groups)
     if left_out:
-        note(f"note: {left_out} that failed by no fault of their agent, or were interrupted, are left out of the rates")
+        note(f"note: left out of the rates, as no fault of the agent or interrupted: {left_out}")
     going = sum(group.in_progress for group in groups)
     if going:
-        note(f"note: {going} have not ended and are left out")
+        note(f"note: left out, as not ended yet: {going}")
     _say_files(paths)
 
 

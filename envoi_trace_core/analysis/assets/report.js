@@ -238,7 +238,9 @@ ET.start(async () => {
         const parts = kept.has(number) ? await kept.get(number) : await ET.unpack(blockElements[number]);
         if (mine !== round) return;
         parts.forEach((each, at) => {
-          if (each.texts.some((one) => one && one[1].toLowerCase().includes(text))) state.found.add(number * index.block_parts + at + 1);
+          const texts = [...each.texts.map((one) => one[1]), ...each.files.map((file) => file[0]),
+            each.evaluation?.error, ...each.calls.map((call) => call.error)];
+          if (texts.some((one) => one && one.toLowerCase().includes(text))) state.found.add(number * index.block_parts + at + 1);
         });
         if (number % 40 === 39) filter();
       }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,3 +169,31 @@ def test_compare_groups_of_a_batch(cli, store, make, folder):
     assert {group["name"]: group["counted"] for group in data["groups"]} == {"nightly": 8, "weekly": 0}
     named = json.loads(cli("compare", "codex-0", "opencode-0", "--by", "agent", "--json", "--format", "svg").out)
     assert [group["trajectories"] for group in named["groups"]] == [1, 1]
+
+
+# -- large ones ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_10000_parts_and_1000_evaluations_take_bounded_time_and_memory(store, make, folder):
+    paths = tuple(f"suite{number % 26}/test{number}" for number in range(104))
+    maker = make(paths=paths).begin()
+    for number in range(1, 10_001):
+        if number % 10 == 0:
+            maker.evaluated(dict.fromkeys(paths[: number // 100], 5), tokens=10)
+        else:
+            maker.part(tool_output="hay " * 300, tokens=10)
+    other = make("t2").begin(agent="opencode")
+    other.evaluated({})
+    store(maker.end(), other)
+    for words in (["graph", "t1"], ["compare", "t1", "t2"], ["compare", "--by", "agent"]):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "envoi_trace_core", *words], cwd=folder, stdout=subprocess.DEVNULL
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert used.ru_utime + used.ru_stime < 90, words
+        peak_bytes = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        assert peak_bytes < 900 * 1024**2, words
+    assert (folder / "graph-t1" / "report.html").stat().st_size < 30_000_000

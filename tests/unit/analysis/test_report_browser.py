@@ -193,6 +193,11 @@ def test_5000_parts_stay_usable(browser, make, tmp_path):
     assert browser.js("document.querySelector('.row[data-part]').dataset.part") == "4321"
     browser.js("[...document.querySelectorAll('#filters button')].at(-1).click()")
 
+    enter(browser, "search", "a.py", "input")  # a changed file
+    browser.wait("document.documentElement.dataset.searched === 'a.py'")
+    assert browser.js("document.documentElement.dataset.shown") == "500"
+    browser.js("[...document.querySelectorAll('#filters button')].at(-1).click()")
+
     browser.js("document.getElementById('list').scrollTop = 1e9")
     browser.wait("document.querySelector('[data-part=\"5000\"]')")
     browser.js("document.querySelector('[data-part=\"5000\"]').click()")
