@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from envoi_trace_core.analysis.curves import Axis, Point, Position, Progress
+from envoi_trace_core.analysis.curves import IN_PROGRESS, Axis, Point, Position, Progress
 from envoi_trace_core.analysis.figures import (
     BLUE,
     GREEN,
@@ -201,7 +201,8 @@ def _draw_bounds(axes: Axes, progress: Progress, axis: Axis, scale: Scale) -> No
     for restart in progress.restarts:
         axes.axvline(_x(restart.at, axis, scale), color=PURPLE, linewidth=1.1, linestyle=(0, (2, 2)))
     if progress.end.part:
-        axes.axvline(end, color=_end_color(progress), linewidth=1.6)
+        goes_on = progress.end_reason == IN_PROGRESS
+        axes.axvline(end, color=_end_color(progress), linewidth=1.6, linestyle=(0, (1, 2)) if goes_on else "-")
 
 
 def _name_bounds(axes: Axes, progress: Progress, axis: Axis, scale: Scale) -> None:
@@ -219,6 +220,8 @@ def _name_bounds(axes: Axes, progress: Progress, axis: Axis, scale: Scale) -> No
 def _end_color(progress: Progress) -> str:
     if progress.end_reason == "solved":
         return GREEN
+    if progress.end_reason == IN_PROGRESS:
+        return GREY
     return VERMILLION if progress.end_reason.endswith("error") else INK
 
 

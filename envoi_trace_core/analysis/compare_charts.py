@@ -51,25 +51,25 @@ def curves_chart(trajectories: Sequence[Compared], axis: Axis, measure: Measure,
 
 
 def _curves(trajectories: Sequence[Compared], axis: Axis, measure: Measure) -> Figure:
-    figure = new_figure(11.0, 5.9)
+    drawn = [each for each in trajectories if each.progress.points and each.progress.end.on(axis) is not None]
+    ranked = sorted(drawn, key=lambda each: -share_of(each.progress.points[-1], each, measure))
+    named = ranked[:MAX_NAMED]
+    height_in = max(5.9, 1.4 + 0.4 * len(named))
+    figure = new_figure(11.0, height_in)
     what = "tests" if measure == "tests" else "test paths"
     headline(figure, f"Passed {what} by {_WORDS[axis]}", _caption(trajectories, axis))
-    axes = figure.add_axes((0.078, 0.115, 0.635, 0.715))
-    drawn = [each for each in trajectories if each.progress.points and each.progress.end.on(axis) is not None]
+    axes = figure.add_axes((0.078, 0.68 / height_in, 0.635, 1 - 1.68 / height_in))
     scale = scale_of(axis, max((each.progress.end.on(axis) or 0 for each in drawn), default=0))
     _share_axis(axes, f"share of passed {what}")
     axes.axhline(1, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-    ranked = sorted(drawn, key=lambda each: -share_of(each.progress.points[-1], each, measure))
-    named = ranked[:MAX_NAMED]
-    handles = [_draw(axes, each, axis, measure, scale, _line_style(number, each in named))
-               for number, each in enumerate(trajectories) if each in drawn]  # fmt: skip
+    numbers = {each.name: number for number, each in enumerate(each for each in drawn if each in named)}
+    lines = {each.name: _draw(axes, each, axis, measure, scale, _line_style(numbers.get(each.name))) for each in drawn}
     longest = max((each.progress.end.on(axis) or 0 for each in drawn), default=0) * scale.factor
     axes.set_xlim(0, longest * 1.02 or 1)
     scale.apply(axes)
     if not drawn:
         say(axes, "No evaluation" if not any(each.progress.points for each in trajectories) else f"No {axis} is known")
-    by_name = dict(zip((each.name for each in trajectories if each in drawn), handles, strict=True))
-    _legend(axes, [(by_name[each.name], _legend_words(each, measure)) for each in named], len(drawn) - len(named))
+    _legend(axes, [(lines[each.name], _legend_words(each, measure)) for each in named], len(drawn) - len(named))
     return figure
 
 
@@ -80,11 +80,11 @@ def _caption(trajectories: Sequence[Compared], axis: Axis) -> str:
     return f"{len(trajectories)} trajectories on {', '.join(tasks)}"
 
 
-def _line_style(number: int, is_named: bool) -> dict[str, Any]:
-    if not is_named:
+def _line_style(number: int | None) -> dict[str, Any]:
+    if number is None:
         return {"color": "#B9B9B9", "linewidth": 0.8, "zorder": 1.5}
     # Neighbours differ in colour and in dashes: told apart without colour too.
-    dashes = DASHES[(number + number // len(SERIES)) % len(DASHES)]
+    dashes = DASHES[(number + 2 * (number // len(SERIES))) % len(DASHES)]
     return {"color": SERIES[number % len(SERIES)], "linewidth": 2, "linestyle": dashes}
 
 

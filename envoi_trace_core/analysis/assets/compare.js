@@ -24,7 +24,7 @@ const compareTrajectories = (data) => {
   const state = { axis: data.axis, measure: data.measure, hidden: new Set() };
   const all = data.trajectories;
   const colorOf = (number) => `var(--series-${(number % 7) + 1})`;
-  const dashOf = (number) => DASHES[(number + Math.floor(number / 7)) % DASHES.length];
+  const dashOf = (number) => DASHES[(number + 2 * Math.floor(number / 7)) % DASHES.length];
   const draw = () => {
     const axis = ET.AXES[state.axis];
     const isPaths = state.measure === "paths";

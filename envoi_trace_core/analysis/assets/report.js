@@ -49,7 +49,8 @@ ET.start(async () => {
       label: number ? "" : graph.session_restarts.length > 1 ? `new sessions (${graph.session_restarts.length})` : "new session",
     }));
     const ended = kind === "good" ? "var(--green)" : kind === "bad" ? "var(--vermillion)" : "var(--ink)";
-    if (rows.type.length) verticals.push({ x: graph.end[key], color: ended, label: head.reason.replaceAll("_", " ") });
+    const isGoingOn = head.reason === "in progress";
+    if (rows.type.length) verticals.push({ x: graph.end[key], color: ended, isDashed: isGoingOn, label: head.reason.replaceAll("_", " ") });
     const shared = { axis: state.axis, longest: graph.end[key] || 1, verticals, pick };
     const marks = (name, list, color, marker) => ({ name, color, marker, points: list.map((each) => point(each, 0)) });
     const failed = (test) => graph.evaluations.filter((each) => each.status !== "completed" && test(each.status === "build_failed"));

@@ -79,6 +79,19 @@ def test_many_curves_stay_legible(make):
     assert legend.get_title().get_text() == "and 6 more in grey"
 
 
+def test_no_two_named_curves_look_alike(make):
+    trajectories = compared([digest(runner(make, f"agent{number}", [1]).trace) for number in range(MAX_NAMED)])
+    looks = [(line.get_color(), str(line._dash_pattern)) for line in curves_of(figure_of(trajectories))]
+    assert len(set(looks)) == MAX_NAMED
+
+
+def test_the_legend_stays_within_the_figure(make):
+    figure = figure_of(compared([digest(runner(make, f"agent{number}", [1]).trace) for number in range(20)]))
+    box = figure.axes[0].get_legend().get_window_extent()
+    assert box.y0 >= 0
+    assert box.x1 <= figure.bbox.x1
+
+
 def test_trajectories_without_evaluations_are_told(make):
     makers = [make("a").begin(), make("b").begin(agent="opencode")]
     figure = figure_of(compared([digest(maker.trace) for maker in makers]))
