@@ -133,7 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not {"--help", "-h"} & set(options):  # a broken file must not take the help away
             load_env_file(Path.cwd(), os.environ)
             settings = load_settings(Path.cwd(), os.environ, option_shapes())
-        status = app(command_line, prog_name="envoi-trace", standalone_mode=False, default_map=default_map(settings))
+        defaults = default_map(settings, options[0] if options else "")
+        status = app(command_line, prog_name="envoi-trace", standalone_mode=False, default_map=defaults)
         return int(status or 0)
 
     debug = debug or os.environ.get("ENVOI_TRACE_DEBUG", "").lower() in ("1", "true", "yes", "on")
@@ -148,10 +149,15 @@ def _split(words: list[str]) -> tuple[list[str], list[str], list[str]]:
     return words[:index], ["--"], words[index + 1 :]
 
 
-def default_map(settings: Settings) -> dict[str, Any]:
-    """The settings as typer wants them: at the root for run mode, and the shared ones below each subcommand."""
+def default_map(settings: Settings, first_word: str = "") -> dict[str, Any]:
+    """The settings as typer wants them: at the root for run mode, and the shared ones below each subcommand.
+
+    `batch` is a subcommand and an option of run mode, and both would read the same key: the first word tells which.
+    """
     shared = {name: value for name, value in settings.values.items() if name in SHARED_SETTINGS}
-    below = {command.name: shared for command in app.registered_commands if command.name}
+    commands = {command.name for command in app.registered_commands if command.name}
+    options = set(option_shapes())
+    below = {name: shared for name in commands if name not in options or name == first_word}
     return {**settings.values, **below}
 
 
