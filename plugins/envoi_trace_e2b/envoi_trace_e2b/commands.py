@@ -313,14 +313,14 @@ async def stream_command(
     envd: Envd, argv: Sequence[str], *, cwd: str, env: Mapping[str, str]
 ) -> AsyncGenerator[E2bStream]:
     """Run a command with live streams; see `Sandbox.stream`."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with _open(envd, argv, cwd=cwd, env=env, stdin=True) as command:
         stream = E2bStream(envd, command)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stream.pump)
             try:
                 yield stream
-            except Exception as error:  # noqa: BLE001 - raised below: a task group would wrap it
+            except (Exception, GeneratorExit) as error:  # noqa: BLE001 - raised below: a task group would wrap it
                 failure = error
             finally:
                 if command.exit_code is None:

@@ -17,7 +17,7 @@ from envoi_trace_core.specs import SandboxRequest
 from envoi_trace_e2b.calls import api_params, call, whole_seconds
 from envoi_trace_e2b.capacity import CREATE_S, RefusedError, Waiting, refusable, resume
 from envoi_trace_e2b.envd import Ended, Envd
-from envoi_trace_e2b.limits import describe_lifetime, max_lifetime_s
+from envoi_trace_e2b.limits import max_lifetime_s
 from envoi_trace_e2b.options import E2bOptions
 from envoi_trace_e2b.records import Listed, Record, find_by_name, list_ours
 from envoi_trace_e2b.sandbox import SUPPORT, WORKSPACE, E2bSandbox, end_sandbox
@@ -39,12 +39,6 @@ async def create(request: SandboxRequest, options: E2bOptions) -> E2bSandbox:
         SandboxError: E2B can't be reached, has no room for too long, or the template can't be built.
     """
     choice = choose_template(request, options)
-    longest_s = max_lifetime_s(options)
-    if request.lifetime_s > longest_s and request.role == "agent":
-        request.report(
-            f"an E2B sandbox lives {describe_lifetime(longest_s)} at most (plan={options.plan}), and the run may take "
-            f"longer: it then moves into a new one"
-        )
     waiting = Waiting(request, options)
     found = await find_by_name(request.name)
     if found is not None:

@@ -10,8 +10,3 @@ PLAN_LIFETIME_S: dict[Plan, float] = {"hobby": 3600.0, "pro": 86400.0}
 def max_lifetime_s(options: E2bOptions) -> float:
     """How long a sandbox may run without a pause."""
     return options.max_lifetime_s or PLAN_LIFETIME_S[options.plan]
-
-
-def describe_lifetime(seconds: float) -> str:
-    """Few words: `1 h`, `90 s`."""
-    return f"{seconds / 3600:g} h" if seconds >= 3600 and seconds % 3600 == 0 else f"{seconds:g} s"
