@@ -183,6 +183,13 @@ class Bench:
     s3_url: str
     bucket: str
     client: Any
+    _started: list[subprocess.Popen[str]] = attrs.field(factory=list)
+
+    def close(self) -> None:
+        self.client.close()
+        for process in self._started:
+            process.kill()
+            process.communicate(timeout=60)
 
     def script(self, *actions: dict[str, Any]) -> None:
         (self.task / "script.jsonl").write_text("".join(json.dumps(action) + "\n" for action in actions))
@@ -219,10 +226,12 @@ class Bench:
         )
 
     def start(self, *options: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.argv(*options), cwd=self.root, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, start_new_session=True,
         )  # fmt: skip
+        self._started.append(process)
+        return process
 
     def objects(self) -> dict[str, bytes]:
         found = self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])

@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages
 
 from launcher_kit import CANARY, Bench, Plane, control_plane, make_bench, s3_server, wait_until
 
+pytestmark = pytest.mark.timeout(400)  # several programs in a row, each of which starts in seconds on a busy machine
+
 WRITES = ({"text": "begins"}, {"write": "a.txt", "content": "1"}, {"run": "echo hello"})
 FIRST_PARTS = ("--max-parts", "3", "--no-auto-resume")
 
@@ -41,7 +43,7 @@ def bench(tmp_path: Path, plane: Plane, s3_url: str) -> Iterator[Bench]:
     made = make_bench(tmp_path / "user", plane, s3_url)
     made.script(*WRITES)
     yield made
-    made.client.close()
+    made.close()
 
 
 def rows_of(bench: Bench) -> list[dict[str, Any]]:
@@ -195,6 +197,7 @@ def test_ctrl_c_before_the_run_began_leaves_nothing(bench: Bench, plane: Plane) 
 @pytest.mark.parametrize("where", ["FunctionMap", "SecretGetOrCreate", "FunctionCreate"])
 def test_ctrl_c_in_the_middle_of_a_launch_leaves_nothing(bench: Bench, plane: Plane, where: str) -> None:
     plane.delays_s[where] = 2.0
+    plane.functions.may_start = False
     process = bench.start("--detach")
     wait_until(lambda: where in plane.calls)
     process.send_signal(signal.SIGINT)
