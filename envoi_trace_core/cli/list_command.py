@@ -31,7 +31,11 @@ class Filters:
     """What a trajectory must be to be listed; None lets all through."""
 
     agent: str | None = None
+    model: str | None = None
+    task: str | None = None
     environment: str | None = None
+    batch: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
     reason: str | None = None
     since: datetime | None = None
 
@@ -40,6 +44,10 @@ class Filters:
         trajectory = header.trajectory
         return (
             self.agent in (None, trajectory.agent)
+            and self.model in (None, trajectory.model)
+            and self.task in (None, trajectory.task)
+            and self.batch in (None, trajectory.batch)
+            and all(trajectory.labels.get(key) == value for key, value in self.labels)
             and self.environment in (None, trajectory.environment)
             and self.reason in (None, reason_of(header))
             and (self.since is None or trajectory.started_at >= self.since)
@@ -48,7 +56,13 @@ class Filters:
 
 def list_trajectories(
     agent: Annotated[str | None, typer.Option(help="Only this agent's.", metavar="NAME")] = None,
+    model: Annotated[str | None, typer.Option(help="Only with this model.", metavar="NAME")] = None,
+    task: Annotated[str | None, typer.Option(help="Only on this task.", metavar="NAME")] = None,
     environment: Annotated[str | None, typer.Option(help="Only in this environment.", metavar="NAME")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only of this batch.", metavar="NAME")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only with this label. Repeatable: all of them.", metavar="KEY=VALUE")
+    ] = None,
     reason: Annotated[
         str | None, typer.Option(help="Only those that ended so; `in progress` for no end.", metavar="REASON")
     ] = None,
@@ -62,7 +76,11 @@ def list_trajectories(
     """List the trajectories of a storage, newest first."""
     filters = Filters(
         agent=agent,
+        model=model,
+        task=task,
         environment=environment,
+        batch=batch,
+        labels=tuple(_label(word) for word in label or ()),
         reason=_reason(reason),
         since=None if since is None else parse_since(since, datetime.now(UTC)),
     )
@@ -104,6 +122,13 @@ def reason_style(reason: str) -> Style | None:
     if reason.endswith("_error"):
         return "red"
     return "yellow" if reason in (IN_PROGRESS, "interrupted") else None
+
+
+def _label(word: str) -> tuple[str, str]:
+    key, separator, value = word.partition("=")
+    if not key or not separator:
+        raise UsageError(f"--label {word!r:.80} is no KEY=VALUE", mend="--label team=search")
+    return key, value
 
 
 def _reason(word: str | None) -> str | None:
@@ -177,5 +202,8 @@ def _as_json(header: TraceHeader) -> dict[str, Any]:
         "token_usage": attrs.asdict(summary.token_usage),
         "cost_usd": summary.cost_usd,
         "unparsed_events": summary.unparsed_events,
+        "best_share": summary.best_share,
+        "batch": trajectory.batch,
+        "trial": trajectory.trial,
         "labels": dict(trajectory.labels),
     }

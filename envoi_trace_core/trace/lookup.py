@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 import anyio.to_thread
@@ -15,7 +17,7 @@ from envoi_trace_core.state import state_dir
 from envoi_trace_core.suggest import did_you_mean
 from envoi_trace_core.trace.fold import TraceState
 from envoi_trace_core.trace.journal import read_journal
-from envoi_trace_core.trace.keys import TRAJECTORIES, journal_path, trace_key
+from envoi_trace_core.trace.keys import TRAJECTORIES, journal_path, resume_prefix, trace_key
 from envoi_trace_core.trace.reader import Trace, TraceHeader, read_header, read_trace, trace_of_snapshot
 
 READS_AT_ONCE = 16
@@ -32,7 +34,11 @@ class ListedTrace:
 
 
 async def list_traces(storage: Storage, *, reads_at_once: int = READS_AT_ONCE) -> Sequence[ListedTrace]:
-    """Every trajectory that has a trace in the storage, sorted by id. Reads footers only, several at once.
+    """Every trajectory of the storage, sorted by id. Reads footers only, several at once.
+
+    A run that was killed, or lost its storage, before its first snapshot has no trace: what its journal says is
+    listed, be it on this machine or stored for a resume. Journals of this machine that are of no run of this storage
+    are not: they belong to another one.
 
     Raises:
         StorageError: The storage can't be listed.
@@ -40,26 +46,40 @@ async def list_traces(storage: Storage, *, reads_at_once: int = READS_AT_ONCE) -
     limiter = anyio.CapacityLimiter(reads_at_once)
     listed: dict[str, ListedTrace] = {}
 
-    async def read(trajectory_id: str, key: str, size_bytes: int) -> None:
+    async def read(trajectory_id: str, size_bytes: int | None) -> None:
         async with limiter:
+            header, error = None, None
             try:
-                header = await read_header(storage, key, size_bytes=size_bytes)
-                listed[trajectory_id] = ListedTrace(trajectory_id=trajectory_id, header=header)
+                if size_bytes is not None:
+                    header = await read_header(storage, trace_key(trajectory_id), size_bytes=size_bytes)
             except KeyMissingError:
-                pass  # removed since the storage was listed
-            except EnvoiTraceError as error:
-                listed[trajectory_id] = ListedTrace(trajectory_id=trajectory_id, header=None, error=error)
+                return  # removed since the storage was listed
+            except EnvoiTraceError as failure:
+                error = failure
+            if header is None:
+                found = await _read_journals(storage, trajectory_id)
+                header = found.header if found is not None else None
+            if header is not None or error is not None:
+                listed[trajectory_id] = ListedTrace(
+                    trajectory_id=trajectory_id, header=header, error=error if header is None else None
+                )
 
+    sizes: dict[str, int | None] = {}
+    for info in await storage.list(TRAJECTORIES):
+        trajectory_id = _id_of(info.key)
+        sizes.setdefault(trajectory_id, None)
+        if info.key == trace_key(trajectory_id):
+            sizes[trajectory_id] = info.size_bytes
     async with anyio.create_task_group() as group:
-        for info in await storage.list(TRAJECTORIES):
-            trajectory_id = _id_of(info.key)
-            if info.key == trace_key(trajectory_id):
-                group.start_soon(read, trajectory_id, info.key, info.size_bytes)
+        for trajectory_id, size_bytes in sizes.items():
+            group.start_soon(read, trajectory_id, size_bytes)
     return [listed[trajectory_id] for trajectory_id in sorted(listed)]
 
 
 async def read_trajectory(storage: Storage, trajectory_id: str) -> Trace:
     """Read a trajectory: from this machine's journal when it knows more than the storage, else from the storage.
+
+    Without a trace there, from the journal that is stored for a resume.
 
     Raises:
         UsageError: There is no such trajectory.
@@ -78,6 +98,8 @@ async def read_trajectory(storage: Storage, trajectory_id: str) -> Trace:
     except (TraceFormatError, StorageError) as error:
         failure = error
     found = stored or local
+    if found is None and isinstance(failure, UsageError):
+        found = await _read_stored_journal(storage, trajectory_id)
     if found is not None:
         return found
     assert failure is not None
@@ -115,9 +137,37 @@ async def _stored_facts(storage: Storage, key: str) -> int:
     return (await read_header(storage, key)).summary.facts
 
 
-def _read_local(trajectory_id: str) -> Trace | None:
+async def _read_journals(storage: Storage, trajectory_id: str) -> Trace | None:
+    """What a trajectory without a trace left: on this machine, or in the storage for a resume."""
+    local = await anyio.to_thread.run_sync(_read_local, trajectory_id)
+    return local if local is not None else await _read_stored_journal(storage, trajectory_id)
+
+
+async def _read_stored_journal(storage: Storage, trajectory_id: str) -> Trace | None:
     try:
-        facts, damage = read_journal(journal_path(trajectory_id))
+        infos = await storage.list(f"{resume_prefix(trajectory_id)}journal/")
+        if not infos:
+            return None
+        data = b"".join([await storage.get(info.key) for info in infos])
+    except StorageError:
+        return None
+
+    def read() -> Trace | None:
+        with TemporaryDirectory(prefix="envoi-trace-") as folder:
+            path = Path(folder) / "journal.jsonl"
+            path.write_bytes(data)
+            return _read_journal(path)
+
+    return await anyio.to_thread.run_sync(read)
+
+
+def _read_local(trajectory_id: str) -> Trace | None:
+    return _read_journal(journal_path(trajectory_id))
+
+
+def _read_journal(path: Path) -> Trace | None:
+    try:
+        facts, damage = read_journal(path)
     except StorageError:
         return None
     state = TraceState.of(facts)

@@ -187,16 +187,8 @@ async def read_header(storage: Storage, key: str, *, size_bytes: int | None = No
         KeyMissingError: There is none.
         TraceFormatError: It is no trace, is damaged, or was written by a newer major version.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    what = storage.uri(key)
     footer, _ = await read_footer(storage, key, size_bytes=size_bytes)
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(footer))
-    except Exception as error:
-        raise _damaged(what, error) from error
-    return _header_of(metadata.metadata or {}, what)
+    return _header_of_footer(footer, storage.uri(key))
 
 
 def read_file_header(path: Path) -> TraceHeader:
@@ -206,9 +198,6 @@ def read_file_header(path: Path) -> TraceHeader:
         TraceFormatError: It is no trace, is damaged, or was written by a newer major version.
         StorageError: It can't be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     what = str(path)
     try:
         with path.open("rb") as file:
@@ -221,11 +210,48 @@ def read_file_header(path: Path) -> TraceHeader:
         raise TraceFormatError(f"there is no file {path}") from None
     except OSError as error:
         raise storage_error(f"{path} can't be read", error) from error
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(footer))
-    except Exception as error:
-        raise _damaged(what, error) from error
-    return _header_of(metadata.metadata or {}, what)
+    return _header_of_footer(footer, what)
+
+
+def _header_of_footer(footer: bytes, what: str) -> TraceHeader:
+    metadata = _quick_metadata(footer)
+    if metadata is None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            metadata = pq.read_metadata(pa.BufferReader(footer)).metadata or {}
+        except Exception as error:
+            raise _damaged(what, error) from error
+    return _header_of(metadata, what)
+
+
+def _quick_metadata(footer: bytes) -> dict[bytes, bytes] | None:
+    """What the header needs of a footer, without parsing what it says of each column; None when that is not so easy.
+
+    A footer is Thrift in its compact protocol: a key and its value are two strings, each with 0x18 and its length
+    before it. The key-value metadata come after the statistics of the columns, which hold words of agents; and its
+    values are JSON, in which a byte 0x18 can't stand. So a key's last occurrence is the one.
+    """
+    found: dict[bytes, bytes] = {}
+    for key in (VERSION_KEY, TRAJECTORY_KEY, END_KEY, SUMMARY_KEY):
+        name = bytes([0x18, len(key)]) + key + b"\x18"
+        at = footer.rfind(name)
+        if at < 0:
+            return None
+        start, length, shift = at + len(name), 0, 0
+        while True:
+            if start >= len(footer) or shift > 28:
+                return None
+            byte = footer[start]
+            length |= (byte & 0x7F) << shift
+            start, shift = start + 1, shift + 7
+            if byte < 0x80:
+                break
+        if start + length > len(footer):
+            return None
+        found[key] = footer[start : start + length]
+    return found
 
 
 def _ends(file: BinaryIO, size_bytes: int, tail_bytes: int) -> tuple[bytes, bytes]:
