@@ -132,6 +132,9 @@ def test_a_detached_run_is_stopped_from_any_terminal(bench: Bench, plane: Plane)
     bench.script(*WRITES, {"sleep": 100})
     assert bench.run("--detach", "--json").stdout == '{"trajectory_id": "t1", "detached": true}\n'
     wait_until(lambda: len(rows_of(bench)) >= 3)
+    again = bench.run("--detach")
+    assert again.returncode == 2
+    assert "trajectory t1 is being run by" in again.stderr
     stopped = bench.cli("stop", "t1")
     assert stopped.returncode == 0, stopped.stderr
     assert b"interrupted" in end_of(bench).data

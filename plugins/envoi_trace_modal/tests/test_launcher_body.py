@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from envoi_trace_modal.launcher import engine
+from envoi_trace_modal.launcher import body, engine
 from envoi_trace_modal.launcher.body import START_TOLERANCE_S, timeout_left_s, wait_for_lease
 from envoi_trace_modal.launcher.job import Job, Report
 
@@ -22,6 +22,7 @@ from envoi_trace_core.errors import PluginError, SandboxError, StorageError, Usa
 from envoi_trace_core.protocols import Storage
 from envoi_trace_core.run.observer import SilentObserver
 from envoi_trace_core.run.outcome import RunOutcome
+from envoi_trace_core.trace import lease
 from envoi_trace_core.trace.convert_facts import value_to_json
 from envoi_trace_core.trace.keys import lease_key
 from envoi_trace_core.trace.lease import LeaseHolder
@@ -83,6 +84,11 @@ def storage(tmp_path: Path) -> Storage:
     return LocalStorage(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "LEASE_POLL_S", 0.1)
+
+
 @attrs.define
 class Notes(SilentObserver):
     lines: list[str] = attrs.field(factory=list)
@@ -95,23 +101,29 @@ class Notes(SilentObserver):
 async def test_nobody_holds_it(storage: Storage) -> None:
     notes = Notes()
     with anyio.fail_after(10):
-        await wait_for_lease(storage, "t", notes, staleness_s=1000)
+        await wait_for_lease(storage, "t", notes)
     assert not notes.lines
 
 
 @pytest.mark.anyio
-async def test_the_lease_of_a_machine_that_is_gone_is_waited_for(storage: Storage) -> None:
+async def test_the_lease_of_a_machine_that_is_gone_is_waited_for(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "STALENESS_S", 0.6)
     await storage.put(lease_key("t"), value_to_json(holder()).encode())
     notes, began_at = Notes(), time.monotonic()
     with anyio.fail_after(30):
-        await wait_for_lease(storage, "t", notes, staleness_s=0.6)
+        await wait_for_lease(storage, "t", notes)
     assert time.monotonic() - began_at >= 0.5
     assert "waiting to see whether it still lives" in notes.lines[0]
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("change", ["heartbeat", "release"])
-async def test_a_holder_that_lives_is_not_waited_for(storage: Storage, change: str) -> None:
+async def test_a_holder_that_lives_is_not_waited_for(
+    storage: Storage, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "STALENESS_S", 1000.0)
     first = holder(age_s=5)
     await storage.put(lease_key("t"), value_to_json(first).encode())
 
@@ -126,7 +138,7 @@ async def test_a_holder_that_lives_is_not_waited_for(storage: Storage, change: s
     with anyio.fail_after(60):  # far below the staleness
         async with anyio.create_task_group() as group:
             group.start_soon(live)
-            await wait_for_lease(storage, "t", Notes(), staleness_s=1000)
+            await wait_for_lease(storage, "t", Notes())
 
 
 # -- secrets that nobody took away ----------------------------------------------------------------

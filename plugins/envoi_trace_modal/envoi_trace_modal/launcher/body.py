@@ -91,13 +91,12 @@ async def _go(config: RunConfig, job: Job, observer: Observer, stop: StopSignal)
     from envoi_trace_core.plugins import Plugins
     from envoi_trace_core.run.plan import make_plan
     from envoi_trace_core.run.restarts import run_with_restarts
-    from envoi_trace_core.trace.lease import STALENESS_S
 
     plugins = Plugins.load()
     plan = make_plan(config, plugins)
     storage = await plan.storage.spec.create(plan.storage.options)
     try:
-        await wait_for_lease(storage, config.trajectory_id, observer, staleness_s=STALENESS_S)
+        await wait_for_lease(storage, config.trajectory_id, observer)
     finally:
         await storage.close()
     config = attrs.evolve(config, timeout_s=timeout_left_s(config.timeout_s, job))
@@ -112,23 +111,21 @@ def timeout_left_s(timeout_s: float, job: Job) -> float:
     return max(0.0, min(timeout_s, timeout_s + START_TOLERANCE_S - passed_s))
 
 
-async def wait_for_lease(storage: Storage, trajectory_id: str, observer: Observer, *, staleness_s: float) -> None:
+async def wait_for_lease(storage: Storage, trajectory_id: str, observer: Observer) -> None:
     """Wait while the lease may still be that of this run's own earlier attempt, on a machine that is gone.
 
     One heartbeat more shows that its holder lives: then there is nothing to wait for, and the run says so.
     """
-    from datetime import UTC, datetime
-
     import anyio
 
     from envoi_trace_core.trace.lease import read_holder
 
     first = await read_holder(storage, trajectory_id)
-    if first is None or first.is_known_dead:
+    if first is None or not first.is_fresh:
         return
     observer.note(f"{first} has this trajectory: waiting to see whether it still lives")
-    while (datetime.now(UTC) - first.heartbeat_at).total_seconds() <= staleness_s:
-        await anyio.sleep(min(LEASE_POLL_S, staleness_s / 8))
+    while first.is_fresh:
+        await anyio.sleep(LEASE_POLL_S)
         holder = await read_holder(storage, trajectory_id)
         if holder is None or (holder.nonce, holder.heartbeat_at) != (first.nonce, first.heartbeat_at):
             return

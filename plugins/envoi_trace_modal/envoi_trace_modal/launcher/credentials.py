@@ -22,6 +22,8 @@ from envoi_trace_core.trace.redact import Redactor
 
 FILES_VARIABLE = "ENVOI_TRACE_CARRIED_FILES"
 OPTIONS_VARIABLE = "ENVOI_TRACE_CARRIED_OPTIONS"
+SHARED_SETTINGS = ("ENVOI_TRACE_LEASE_STALENESS_S",)
+"""On which all runs that share a storage must agree."""
 MAX_SECRET_BYTES = 64 * 1024
 OPTION_FIELDS = ("agent_opts", "sandbox_opts", "storage_opts")
 
@@ -42,7 +44,7 @@ def collect(plan: RunPlan) -> Luggage:
     Raises:
         UsageError: It is too large for a secret, or a credential stands in the configuration itself.
     """
-    variables: dict[str, str] = {}
+    variables: dict[str, str] = {name: os.environ[name] for name in SHARED_SETTINGS if name in os.environ}
     files: dict[str, str] = {}
     notes: list[str] = []
     for chosen in (plan.sandbox, plan.agent, plan.storage):

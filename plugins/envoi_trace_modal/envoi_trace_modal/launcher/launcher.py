@@ -22,6 +22,7 @@ from envoi_trace_core.run.plan import RunPlan, make_plan
 from envoi_trace_core.run.resume import stored_config
 from envoi_trace_core.run.stop import StopSignal
 from envoi_trace_core.trace.keys import bundle_key, trace_key
+from envoi_trace_core.trace.lease import read_holder
 from envoi_trace_modal.launcher.body import orchestrate
 from envoi_trace_modal.launcher.credentials import Luggage, collect
 from envoi_trace_modal.launcher.distributions import Distributions, distributions_here
@@ -59,6 +60,7 @@ class ModalLauncher:
         plan = make_plan(config, plugins)
         storage = await plan.storage.spec.create(plan.storage.options)
         try:
+            await refuse_held(storage, config.trajectory_id)
             followed = await _unless_interrupted(stop, self._start, plan, plugins, storage, observer)
             observer.started(
                 RunStart(
@@ -117,6 +119,20 @@ class ModalLauncher:
         attempts = self.options.max_retries + 2
         async with engine.secret(luggage.secret, lives_s=attempts * FUNCTION_TIMEOUT_S) as name:
             yield name
+
+
+async def refuse_held(storage: Storage, trajectory_id: str) -> None:
+    """Say here what a run there would only find out when nobody looks any more.
+
+    Raises:
+        UsageError: Another run holds the trajectory.
+    """
+    holder = await read_holder(storage, trajectory_id)
+    if holder is not None and holder.is_fresh:
+        raise UsageError(
+            f"trajectory {trajectory_id} is being run by {holder}",
+            mend=f"envoi-trace logs {trajectory_id} --follow, or end it: envoi-trace stop {trajectory_id}",
+        )
 
 
 def refuse_local(config: RunConfig) -> None:
