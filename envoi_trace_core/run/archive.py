@@ -56,6 +56,7 @@ from envoi_trace_core.trace.keys import (
     trace_key,
 )
 from envoi_trace_core.trace.lease import Lease
+from envoi_trace_core.trace.line_log import storage_error
 from envoi_trace_core.trace.redact import Redactor
 from envoi_trace_core.trace.redact_archive import masked_state
 from envoi_trace_core.trace.writer import TraceWriter
@@ -232,6 +233,12 @@ class Archive:
         await anyio.to_thread.run_sync(self.agent_state.write, session_id, masked)
         self.preserver.submit()
 
+    async def is_taken_over(self) -> bool:
+        """Whether another run goes on with the trajectory: then nothing of it may be written or ended here."""
+        if self.ledger.journal.is_taken_over:
+            return True
+        return await self.lease.is_taken_over(look=self.writer.fenced is not None)
+
     async def wait_turn_over(self) -> None:
         """Wait until no turn is in progress."""
         await self._turn_over.wait()
@@ -240,18 +247,21 @@ class Archive:
 
     async def save(self, end: RunEnd) -> None:
         """Make the end a fact, and upload everything; a step that fails does not keep the next ones from trying."""
-        if not self.has_begun:
-            await self.begin(test_paths=(), initial_commit=None)
-        await self._end(end)
+        await self._try(partial(self._record_end, end))
         await self._try(self._upload_events)
         await self._try(self._upload_bundle)
         await self._try(self._upload_log)
-        await self._try(self._flush_trace)
+        await self._try(partial(self.writer.flush, FLUSH_TIMEOUT_S))
         if end.reason == "solved" and not self._unsaved:
             await self._try(self.preserver.remove)
             self.is_over = not self._unsaved
         else:
             await self._try(partial(self.preserver.flush, PRESERVE_TIMEOUT_S))
+
+    async def _record_end(self, end: RunEnd) -> None:
+        if not self.has_begun:
+            await self.begin(test_paths=(), initial_commit=None)
+        await self._end(end)
 
     async def _end(self, end: RunEnd) -> None:
         await self.ledger.add(
@@ -273,9 +283,8 @@ class Archive:
             await result
         except StorageError as error:
             self._unsaved.append(error.message)
-
-    async def _flush_trace(self) -> None:
-        await self.writer.flush(FLUSH_TIMEOUT_S)
+        except OSError as error:
+            self._unsaved.append(storage_error("an artifact could not be made", error).message)
 
     async def _upload_events(self) -> None:
         with TemporaryDirectory(prefix="envoi-trace-") as folder:
@@ -355,7 +364,7 @@ async def _open_held(
             config = redactor.text(stored_config(plan).to_json())  # a label or a parameter may hold a secret too
             await storage.put(config_key(trajectory_id), config.encode())
         writer = await stack.enter_async_context(TraceWriter.open(storage, trajectory_id, state))
-        preserver = await stack.enter_async_context(Preserver.open(stored, observer.note))
+        preserver = await stack.enter_async_context(Preserver.open(stored, lease.is_taken_over, observer.note))
         recorded: dict[tuple[int, int], int] = {}
         for fact in facts:
             note_recorded(recorded, fact)

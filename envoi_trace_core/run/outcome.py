@@ -76,10 +76,22 @@ def end_of(error: EnvoiTraceError) -> RunEnd:
     return RunEnd(reason=reason, message=error.message, mend=error.mend, worth_restarting=True)
 
 
+def taken_over(trajectory_id: str) -> RunEnd:
+    """The end of a run that woke up after another one had gone on with its trajectory: it saves nothing."""
+    return RunEnd(
+        reason="infrastructure_error",
+        message=f"another run took over trajectory {trajectory_id} while this one did not answer; it goes on there",
+        mend=f"envoi-trace status {trajectory_id}",
+    )
+
+
 def outcome_of(
     state: TraceState, end: RunEnd, trajectory_id: str, trace_uri: str, bundle_uri: str, unsaved: tuple[str, ...]
 ) -> RunOutcome:
-    """What is told of a run that ended so; what could not be saved is told too, and makes its exit status 1."""
+    """What is told of a run that ended so.
+
+    What could not be saved is told too. It makes the exit status of a good end 1; a failure stays the failure it is.
+    """
     status = end.exit_status if end.exit_status is not None else EXIT_STATUS.get(end.reason, 0)
     return RunOutcome(
         trajectory_id=trajectory_id,
@@ -96,7 +108,7 @@ def outcome_of(
         cost_usd=state.total_cost_usd,
         best_share=state.best_share,
         mend=end.mend,
-        exit_status=EXIT_UNSAVED if unsaved else status,
+        exit_status=status or (EXIT_UNSAVED if unsaved else 0),
         worth_restarting=end.worth_restarting,
         moves=end.moves,
         unsaved=unsaved,

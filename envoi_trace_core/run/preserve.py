@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,7 @@ class Preserver:
     """Keeps the storage's copy of a run close behind this machine's. Made by `Preserver.open`."""
 
     stored: StoredRun
+    is_taken_over: Callable[[], Awaitable[bool]]
     note: Callable[[str], None]
     last_error: StorageError | None = attrs.field(default=None, init=False)
     """Why the newest round failed; None when it did not."""
@@ -64,9 +65,11 @@ class Preserver:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, stored: StoredRun, note: Callable[[str], None]) -> AsyncIterator[Preserver]:
+    async def open(
+        cls, stored: StoredRun, is_taken_over: Callable[[], Awaitable[bool]], note: Callable[[str], None]
+    ) -> AsyncIterator[Preserver]:
         """Upload in the background until the context is left; `flush` before that."""
-        preserver = cls(stored=stored, note=note)
+        preserver = cls(stored=stored, is_taken_over=is_taken_over, note=note)
         failure: BaseException | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(preserver._upload_forever)
@@ -142,6 +145,7 @@ class Preserver:
                 return
             goal = self._goal
             try:
+                await self._ensure_held()
                 await self.stored.events.upload(goal.events_bytes)
                 await self._upload_repository(goal)
                 await self._upload_agent_states()
@@ -157,6 +161,11 @@ class Preserver:
                 self.last_error = StorageError(str(error))
             else:
                 self.last_error, self._done = None, goal
+
+    async def _ensure_held(self) -> None:
+        """Not everything that is uploaded is refused by the storage when another run has uploaded it too."""
+        if await self.is_taken_over():
+            raise ConditionFailedError("the lease is lost")
 
     async def _upload_repository(self, goal: Moment) -> None:
         # A commit of a test call is told of by a fact too, so the journal's growth says when to look.
@@ -176,6 +185,7 @@ class Preserver:
             except ConditionFailedError:
                 # Bundles of the same commits need not be the same bytes: an earlier try may have stored one with
                 # fewer commits. Only the holder of the lease writes here, so this one takes its place.
+                await self._ensure_held()
                 await stored.storage.put(key, bundle)
         stored.bundles = number
 

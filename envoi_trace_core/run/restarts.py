@@ -11,12 +11,12 @@ from functools import partial
 import anyio
 import attrs
 
-from envoi_trace_core.errors import StorageError
+from envoi_trace_core.errors import EnvoiTraceError, StorageError, UsageError
 from envoi_trace_core.plugins import Plugins
 from envoi_trace_core.run.beside import run_beside
 from envoi_trace_core.run.config import RunConfig
 from envoi_trace_core.run.observer import Observer
-from envoi_trace_core.run.outcome import RunOutcome
+from envoi_trace_core.run.outcome import EXIT_STATUS, RunOutcome, end_of
 from envoi_trace_core.run.plan import RunPlan, make_plan
 from envoi_trace_core.run.stop import StopSignal
 from envoi_trace_core.run.stop_requests import end_when_requested
@@ -35,12 +35,19 @@ async def run_with_restarts(config: RunConfig, plugins: Plugins, *, observer: Ob
     """
     deadline = time.monotonic() + config.timeout_s
     restarts = Restarts(config)
+    plan: RunPlan | None = None
+    outcome: RunOutcome | None = None
     for attempt in itertools.count():
         left_s = config.timeout_s if attempt == 0 else deadline - time.monotonic()
-        plan = make_plan(attrs.evolve(config, timeout_s=max(left_s, 0.0)), plugins)
-        if attempt == 0:
-            _say_when_it_moves(plan, observer)
-        outcome = await run_trajectory(plan, observer=observer, stop=stop, restarted=attempt > 0)
+        try:
+            plan = make_plan(attrs.evolve(config, timeout_s=max(left_s, 0.0)), plugins)
+            if outcome is None:
+                _say_when_it_moves(plan, observer)
+            outcome = await run_trajectory(plan, observer=observer, stop=stop, restarted=outcome is not None)
+        except EnvoiTraceError as error:
+            if plan is None or outcome is None:
+                raise
+            outcome = _could_not_go_on(outcome, error)
         if stop.interrupted or deadline - time.monotonic() <= 0:
             return outcome
         delay_s = restarts.delay_s(outcome, observer)
@@ -79,6 +86,20 @@ class Restarts:
         delay_s = _backed_off_s(self.config.restart_delay_s, self._repeats)
         observer.note(f"{outcome.reason}: {outcome.message}; goes on in {delay_s:.0f} s (restart {self._count})")
         return delay_s
+
+
+def _could_not_go_on(before: RunOutcome, error: EnvoiTraceError) -> RunOutcome:
+    """A further attempt that could not even begin: what was recorded before stands, and it is no wrong use any more."""
+    end = end_of(error)
+    return attrs.evolve(
+        before,
+        reason=end.reason,
+        message=error.message,
+        mend=error.mend,
+        exit_status=EXIT_STATUS.get(end.reason, EXIT_STATUS["infrastructure_error"]),
+        worth_restarting=not isinstance(error, UsageError),
+        moves=False,
+    )
 
 
 def _say_when_it_moves(plan: RunPlan, observer: Observer) -> None:

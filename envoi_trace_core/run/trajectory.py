@@ -17,7 +17,7 @@ from envoi_trace_core.run.archive import Archive, open_archive
 from envoi_trace_core.run.beside import CANCEL, run_beside
 from envoi_trace_core.run.conversation import Conversation
 from envoi_trace_core.run.observer import Observer, RunStart
-from envoi_trace_core.run.outcome import RunEnd, RunOutcome, end_of
+from envoi_trace_core.run.outcome import RunEnd, RunOutcome, end_of, taken_over
 from envoi_trace_core.run.plan import RunPlan
 from envoi_trace_core.run.resume import SOLVED_BEFORE, solved_before
 from envoi_trace_core.run.stop import StopSignal
@@ -61,6 +61,8 @@ async def run_trajectory(plan: RunPlan, *, observer: Observer, stop: StopSignal,
             )
         )
         end = await _work(plan, archive, observer, stop, deadline)
+        if await archive.is_taken_over():
+            return archive.outcome(taken_over(plan.config.trajectory_id))
         with anyio.move_on_after(SAVE_TIMEOUT_S, shield=True) as scope:
             await archive.save(end)
         if scope.cancelled_caught:
@@ -70,9 +72,12 @@ async def run_trajectory(plan: RunPlan, *, observer: Observer, stop: StopSignal,
 
 async def _work(plan: RunPlan, archive: Archive, observer: Observer, stop: StopSignal, deadline: float) -> RunEnd:
     """Everything that can fail: an error becomes the run's end, and never takes the record with it."""
+    is_working = False
 
     async def converse() -> None:
+        nonlocal is_working
         async with open_workplace(plan, archive, observer, stop) as workplace:
+            is_working = True
             conversation = Conversation(
                 plan=plan, archive=archive, workplace=workplace, observer=observer, stop=stop, deadline=deadline
             )
@@ -96,8 +101,8 @@ async def _work(plan: RunPlan, archive: Archive, observer: Observer, stop: StopS
             archive.writer.wait_fenced,
         )
     except EnvoiTraceError as error:
-        if isinstance(error, UsageError) and not archive.has_begun:
-            raise
+        if isinstance(error, UsageError) and not is_working:
+            raise  # nothing was started; what comes later is how the run ended
         if stop.request is None:
             return end_of(error)
         observer.note(f"while the run was ending: {error.message}")

@@ -5,7 +5,7 @@ The durable side, which survives everything here, is `archive.py`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,7 @@ from envoi_trace_core.protocols import Sandbox, SandboxRole
 from envoi_trace_core.repo.repository import Repository
 from envoi_trace_core.run.archive import Archive
 from envoi_trace_core.run.forking import fill_from_origin
+from envoi_trace_core.run.held_sandbox import HeldSandbox
 from envoi_trace_core.run.moving import Move, planned_move
 from envoi_trace_core.run.observer import Observer
 from envoi_trace_core.run.outcome import end_of
@@ -54,8 +55,17 @@ class OpenSandbox:
 
 
 @asynccontextmanager
-async def open_sandbox(plan: RunPlan, role: SandboxRole, observer: Observer) -> AsyncIterator[OpenSandbox]:
-    """Make the trajectory's sandbox of that role, or take the one that lives; close it at the end."""
+async def open_sandbox(
+    plan: RunPlan, role: SandboxRole, observer: Observer, is_taken_over: Callable[[], Awaitable[bool]] | None = None
+) -> AsyncIterator[OpenSandbox]:
+    """Make the trajectory's sandbox of that role, or take the one that lives; close it at the end.
+
+    Args:
+        plan: The run's.
+        role: What it is for.
+        observer: Told of what takes long, or fails.
+        is_taken_over: Whether another run works in it now; then it is neither used nor closed.
+    """
     config, spec = plan.config, plan.sandbox.spec
     is_agents = role == "agent"
     request = SandboxRequest(
@@ -71,6 +81,8 @@ async def open_sandbox(plan: RunPlan, role: SandboxRole, observer: Observer) -> 
         report=observer.note,
     )
     sandbox = await spec.create(request, plan.sandbox.options)
+    if is_taken_over is not None:
+        sandbox = HeldSandbox(sandbox, is_taken_over)
     try:
         is_same = await _is_marked(sandbox, config.trajectory_id)
         if is_same:
@@ -136,10 +148,10 @@ async def open_workplace(
         UsageError: The sandbox can't run this agent as it is set up.
     """
     async with AsyncExitStack() as stack:
-        agent = await stack.enter_async_context(open_sandbox(plan, "agent", observer))
+        agent = await stack.enter_async_context(open_sandbox(plan, "agent", observer, archive.is_taken_over))
         tests = agent
         if plan.config.eval_sandbox == "separate":
-            tests = await stack.enter_async_context(open_sandbox(plan, "evaluation", observer))
+            tests = await stack.enter_async_context(open_sandbox(plan, "evaluation", observer, archive.is_taken_over))
         runtime = await stack.enter_async_context(
             EnvoiRuntime(sandbox=tests.sandbox, environment=plan.environment, report=observer.note)
         )

@@ -66,6 +66,11 @@ class Journal:
         """How much of it is on disk."""
         return self._log.durable_bytes
 
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another writer on this machine has opened it since."""
+        return self._log.is_taken_over
+
     async def append(self, fact: Fact) -> None:
         """Write a fact, and return once it is durable. Not to be called twice at once.
 

@@ -5,6 +5,9 @@ disagree, or jump: a heartbeat that is older than `staleness_s`, or that lies in
 only after nothing changed for a while (two intervals; `staleness_s` when it lies in the future). A holder on this
 very machine whose process is gone is stale at once, so a crash resumes without a wait.
 
+Both times follow from the environment variable `ENVOI_TRACE_LEASE_STALENESS_S` (60 by default; all runs that share a
+storage must agree): a heartbeat is made four times as often.
+
 A holder that was stopped and wakes up notices at its next heartbeat, or at `ensure_held`; and whatever it writes
 is refused, since snapshots are conditional puts too.
 """
@@ -30,15 +33,39 @@ from envoi_trace_core.protocols import Absent, AtVersion, Storage
 from envoi_trace_core.trace.convert_facts import value_from_json, value_to_json
 from envoi_trace_core.trace.keys import lease_key
 
+STALENESS_VARIABLE = "ENVOI_TRACE_LEASE_STALENESS_S"
 STALENESS_S = 60.0
-INTERVAL_S = 15.0
+MIN_STALENESS_S, MAX_STALENESS_S = 1.0, 3600.0
+HEARTBEATS_BEFORE_STALE = 4
 RELEASE_TIMEOUT_S = 15.0
+LOOK_TIMEOUT_S = 10.0
 _CLOCK_TOLERANCE_S = 5.0
 _POLLS = 8
 _ATTEMPTS = 5
 
 _held_here: set[str] = set()
 """Nonces of the leases that this process holds: one of its own pid that is not among them is left over."""
+
+
+def configured_staleness_s() -> float:
+    """After how long without a heartbeat a lease is stale.
+
+    Raises:
+        UsageError: The environment variable holds no number of seconds that makes sense.
+    """
+    text = os.environ.get(STALENESS_VARIABLE, "")
+    if not text:
+        return STALENESS_S
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not MIN_STALENESS_S <= seconds <= MAX_STALENESS_S:
+        raise UsageError(
+            f"{STALENESS_VARIABLE} is {text!r:.40}: expected seconds, {MIN_STALENESS_S:g} to {MAX_STALENESS_S:g}",
+            mend=f"unset {STALENESS_VARIABLE}",
+        )
+    return seconds
 
 
 def clock() -> float:
@@ -69,7 +96,7 @@ class LeaseHolder:
     def is_fresh(self) -> bool:
         """Whether it seems to be alive, by its heartbeat and the clocks of both machines."""
         age_s = abs((datetime.now(UTC) - self.heartbeat_at).total_seconds())
-        return not self.is_known_dead and age_s <= STALENESS_S
+        return not self.is_known_dead and age_s <= configured_staleness_s()
 
     @property
     def is_known_dead(self) -> bool:
@@ -106,6 +133,8 @@ class Lease:
     holder: LeaseHolder
     _version: str
     _renewed_at: float = attrs.field(factory=clock)
+    _tried_at: float = attrs.field(factory=clock)
+    """When a heartbeat was tried last, with or without success."""
     _lost: StorageError | None = None
     _lost_event: anyio.Event = attrs.field(factory=anyio.Event)
     _lock: anyio.Lock = attrs.field(factory=anyio.Lock)
@@ -117,8 +146,8 @@ class Lease:
         storage: Storage,
         trajectory_id: str,
         *,
-        staleness_s: float = STALENESS_S,
-        interval_s: float = INTERVAL_S,
+        staleness_s: float | None = None,
+        interval_s: float | None = None,
     ) -> AsyncIterator[Lease]:
         """Hold the lease for as long as the context is open.
 
@@ -126,6 +155,8 @@ class Lease:
             UsageError: Another run holds it; the message names it.
             StorageError: The storage can't be reached.
         """
+        staleness_s = configured_staleness_s() if staleness_s is None else staleness_s
+        interval_s = staleness_s / HEARTBEATS_BEFORE_STALE if interval_s is None else interval_s
         lease = await _acquire(storage, trajectory_id, staleness_s, interval_s)
         failure: BaseException | None = None
         try:
@@ -159,6 +190,19 @@ class Lease:
         if clock() - self._renewed_at > self.staleness_s / 2:
             await self._renew()
 
+    async def is_taken_over(self, *, look: bool = False) -> bool:
+        """Whether another run took over, as far as can be known: who slept through a heartbeat looks first.
+
+        It never raises: in an outage of the storage nobody can take over either.
+
+        Args:
+            look: Look in any case, for something else says so.
+        """
+        if self._lost is None and (look or clock() - self._tried_at > self.staleness_s / 2):
+            with anyio.move_on_after(LOOK_TIMEOUT_S), suppress(StorageError):
+                await self._renew()
+        return self._lost is not None
+
     async def wait_lost(self) -> None:
         """Wait until another run takes over, and raise then.
 
@@ -179,6 +223,7 @@ class Lease:
         async with self._lock:
             if self._lost is not None:
                 raise self._lost
+            self._tried_at = clock()
             holder = attrs.evolve(self.holder, heartbeat_at=datetime.now(UTC))
             began_at = clock()
             try:

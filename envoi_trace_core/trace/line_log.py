@@ -117,8 +117,13 @@ class LineLog:
         """Let go of the file. Fine when it is closed."""
         self._file.close()
 
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another writer has opened it since."""
+        return not self._file.closed and os.fstat(self._file.fileno()).st_nlink == 0
+
     def _check_still_ours(self) -> None:
-        if os.fstat(self._file.fileno()).st_nlink == 0:
+        if self.is_taken_over:
             raise StorageError(
                 f"{self.path} was taken over by another run of this trajectory: this one writes no more of it",
                 mend="look at the other run: envoi-trace status ID",

@@ -98,11 +98,15 @@ async def test_what_is_stored_can_be_cut_at_any_line(storage, tmp_path, end):
     assert found.sizes_bytes == log.sizes_bytes
 
 
+async def never() -> bool:
+    return False
+
+
 async def test_an_outage_is_waited_out_and_only_whole_moments_are_told(storage, monkeypatch):
     monkeypatch.setattr("envoi_trace_core.run.preserve.FIRST_RETRY_S", 0.01)
     storage.faults["down"] = 1
     stored = await bring_back(storage, "t", lambda _: None)
-    async with Preserver.open(stored, lambda _: None) as preserver:
+    async with Preserver.open(stored, never, lambda _: None) as preserver:
         moment = Moment(lines(journal_path("t"), 0, 3), lines(events_path("t"), 0, 9), None)
         lines(journal_path("t"), 3, 3)  # on disk, and not yet told
         preserver.submit(moment)
