@@ -34,12 +34,14 @@ def write_increment(git: Git, destination: Path, *, number: int, head: str) -> b
     """
     stored: dict[str, str] = {}
     stale: list[str] = []
-    for name, commit in _refs(git, PRESERVED_REFS).items():
-        if int(name.split("/")[2]) < number:
+    wanted = {"head": head}
+    for name, commit in _refs(git, PRESERVED_REFS, TEST_REFS).items():
+        if name.startswith(f"{TEST_REFS}/"):
+            wanted[name.rsplit("/", 1)[-1]] = commit
+        elif int(name.split("/")[2]) < number:
             stored[name] = commit
         else:
             stale.append(name)
-    wanted = {"head": head} | {name.rsplit("/", 1)[-1]: commit for name, commit in _refs(git, TEST_REFS).items()}
     known = set(stored.values())
     new = {f"{PRESERVED_REFS}/{number:06d}/{name}": commit for name, commit in wanted.items() if commit not in known}
     moves = [f"delete {name}" for name in stale if name not in new]
@@ -82,8 +84,8 @@ def import_increments(directory: Path, bundles: Sequence[Path], head: str) -> No
             git("update-ref", f"{TEST_REFS}/{key}", commit)
 
 
-def _refs(git: Git, prefix: str) -> dict[str, str]:
-    lines = git.text("for-each-ref", "--format=%(refname) %(objectname)", prefix).splitlines()
+def _refs(git: Git, *prefixes: str) -> dict[str, str]:
+    lines = git.text("for-each-ref", "--format=%(refname) %(objectname)", *prefixes).splitlines()
     return dict(line.split(" ", 1) for line in lines)
 
 

@@ -314,8 +314,18 @@ def _clear_stale(directory: Path) -> None:
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
+_strict_of_this_git: list[str] = []
+"""Found once a program: of many trajectories at once, each would ask git half a dozen times."""
+
+
 def _strictness(git: Git) -> str:
     """The option that checks objects, with the messages that this git knows tolerated."""
+    if not _strict_of_this_git:
+        _strict_of_this_git.append(_find_strictness(git))
+    return _strict_of_this_git[0]
+
+
+def _find_strictness(git: Git) -> str:
     known = list(_TOLERATED)
     while True:
         option = "--strict=" + ",".join(f"{name}=ignore" for name in known)
