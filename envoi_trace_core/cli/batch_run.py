@@ -21,6 +21,7 @@ from envoi_trace_core.plugins import Plugins
 from envoi_trace_core.protocols import Launcher
 from envoi_trace_core.run.batch.cells import Batch, Cell, cell_name, check_batch_name
 from envoi_trace_core.run.batch.check import check_batch
+from envoi_trace_core.run.batch.limits import allow_open_files
 from envoi_trace_core.run.batch.results import BatchResult
 from envoi_trace_core.run.batch.running import BatchRun, BatchStop
 
@@ -72,6 +73,7 @@ def run_batch(batch: Batch, options: RunOptions, *, again: str, source: str | No
     _check_detach(batch, launcher, detach=options.detach)
     check_batch(batch, plugins, source=source)
     display = BatchDisplay(batch=batch, json=options.json, quiet=options.quiet)
+    allow_open_files(batch.concurrency)
     display.begin()
     result = anyio.run(_run, batch, launcher, plugins, display, options.detach)
     status = result.exit_status(fail_under=options.fail_under)

@@ -186,8 +186,8 @@ class BatchRun:
         while True:
             number = standing.next_attempt()
             trajectory_id = self.batch.trajectory_id(standing.trial, number)
-            if await self._is_held(trajectory_id):
-                return self._result(standing, "held", message=f"{trajectory_id} is being run by another process")
+            if trajectory_id in self._stored.leased and await self._is_held(trajectory_id):
+                return self._held(standing, trajectory_id)
             try:
                 attempt = await self._attempt(standing, number)
             except InterruptedRunError:
@@ -200,6 +200,8 @@ class BatchRun:
             standing = attrs.evolve(standing, attempts=(*others, attempt))
             if attempt.reason == "interrupted":
                 return self._result(standing, "interrupted")
+            if attempt.is_retried and await self._is_held(trajectory_id):
+                return self._held(standing, trajectory_id)  # taken over: it goes on there
             if standing.has_ended(self.batch.retries):
                 return self._result(standing, "ended")
             self.observer.note(trajectory_id, f"{attempt.reason}: {attempt.message}; attempt {number + 1} follows")
@@ -212,8 +214,6 @@ class BatchRun:
 
     async def _is_held(self, trajectory_id: str) -> bool:
         """Whether another process runs it; a run that begins this moment is refused by its lease."""
-        if trajectory_id not in self._stored.leased:
-            return False
         with suppress(StorageError):
             return await is_held(self.storage, trajectory_id)
         return False
@@ -264,6 +264,9 @@ class BatchRun:
             message=message,
             before=before,
         )
+
+    def _held(self, standing: Standing, trajectory_id: str) -> TrialResult:
+        return self._result(standing, "held", message=f"{trajectory_id} is being run by another process")
 
     def _end(self, result: TrialResult) -> None:
         self._results[f"{result.cell}.t{result.trial}"] = result
