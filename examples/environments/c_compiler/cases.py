@@ -156,7 +156,7 @@ def _strings(text: str) -> list[str]:
 
 
 def _case(path: Path, draft: _Draft) -> Case:
-    texts = {name: "\n".join(lines).rstrip("\n") + "\n" for name, lines in draft.files.items()}
+    texts = {name: "\n".join(lines).rstrip("\n") + "\n" for name, lines in draft.files.items() if any(lines)}
     sources = tuple(name for name in texts if name.endswith(".c"))
     if not sources:
         raise ValueError(f"{path.name}:{draft.line}: {draft.name} has no C file")

@@ -39,6 +39,7 @@ class Settings:
     """All of it."""
 
     suites: tuple[str, ...]
+    basics: tuple[str, ...]
     cheat_check: bool
     jobs: int
     build: Limits
@@ -57,6 +58,7 @@ def load_settings(folder: Path = HERE) -> Settings:
     public = tomllib.loads((folder / "suites.toml").read_text())
     return Settings(
         suites=tuple(told["suites"]),
+        basics=tuple(told["basics"]),
         cheat_check=told["cheat_check"],
         jobs=told["jobs"],
         build=_limits(told["build"]),

@@ -10,12 +10,6 @@ from cases import Case, load_cases
 from public_suites import load_public
 from settings import HERE, Settings
 
-TOPICS = (
-    "expressions", "control_flow", "functions", "variables", "pointers", "arrays", "structs", "strings",
-    "preprocessor", "several_files", "diagnostics",
-)  # fmt: skip
-"""The files of `basics`, easiest first."""
-
 
 @dataclass(frozen=True)
 class Test:
@@ -36,7 +30,7 @@ class Test:
 def all_tests(settings: Settings) -> Iterator[Test]:
     """Every test; the same ones whether the public suites are there or not."""
     if "basics" in settings.suites:
-        for topic in TOPICS:
+        for topic in settings.basics:
             load = partial(load_cases, HERE / "basics" / f"{topic}.cases")
             yield Test("basics", topic, f"Our own cases: {topic.replace('_', ' ')}.", load)
     for public in settings.public:
