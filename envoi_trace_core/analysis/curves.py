@@ -61,7 +61,7 @@ class Point:
     status: EvaluationStatus
     counts: TestCounts
     suites: Mapping[str, TestCounts]
-    """By the first segment of the test paths."""
+    """By the first segment of the test paths; by more where all begin alike."""
     results: tuple[PathResult, ...]
     """One entry a test path."""
     passed_paths: frozenset[str]
@@ -131,6 +131,7 @@ def progress_of(trace: Trace) -> Progress:
     """Read a trajectory's curves out of its trace."""
     test_paths = frozenset(trace.summary.test_paths)
     positions = list(_positions(trace))
+    depth = suite_depth(test_paths)
     points: list[Point] = []
     failures: list[Point] = []
     checkpoints: list[Checkpoint] = []
@@ -141,9 +142,9 @@ def progress_of(trace: Trace) -> Progress:
         if row.evaluation is None:
             continue
         if row.evaluation.status == "completed":
-            points.append(_point(row.evaluation, at, test_paths))
+            points.append(_point(row.evaluation, at, test_paths, depth))
         elif row.evaluation.status in _FAILED:
-            failures.append(_point(row.evaluation, at, test_paths))
+            failures.append(_point(row.evaluation, at, test_paths, depth))
         else:
             skipped += 1
     return Progress(
@@ -165,9 +166,19 @@ def is_tool_call(part: Part) -> bool:
     return part.part_type in ("tool", "tool_use") or (part.part_type == "patch" and part.tool_name is not None)
 
 
-def suite_of(path: str) -> str:
-    """The suite that a test path belongs to: its first segment."""
-    return path.partition("/")[0]
+def suite_of(path: str, depth: int = 1) -> str:
+    """The suite that a test path belongs to: its first segments."""
+    return "/".join(path.split("/")[:depth])
+
+
+def suite_depth(paths: Iterable[str]) -> int:
+    """How many segments of the test paths name their suite: one, or as many more as all of them begin alike."""
+    segments = [path.split("/") for path in paths]
+    shortest = min(map(len, segments), default=1)
+    for depth in range(1, shortest):
+        if len({tuple(path[:depth]) for path in segments}) > 1:
+            return depth
+    return shortest
 
 
 def _positions(trace: Trace) -> Iterable[Position]:
@@ -188,10 +199,10 @@ def _positions(trace: Trace) -> Iterable[Position]:
         )
 
 
-def _point(evaluation: Evaluation, at: Position, test_paths: frozenset[str]) -> Point:
+def _point(evaluation: Evaluation, at: Position, test_paths: frozenset[str], depth: int) -> Point:
     suites: dict[str, TestCounts] = {}
     for result in evaluation.results:
-        suite = suite_of(result.path)
+        suite = suite_of(result.path, depth)
         suites[suite] = suites.get(suite, TestCounts()) + result.counts
     return Point(
         at=at,

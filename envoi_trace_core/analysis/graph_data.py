@@ -9,7 +9,8 @@ Keys are stable within a `version`; a new minor feature only adds keys.
     end                 POSITION after the last part
     total_tests         the most tests that any evaluation ran
     total_paths         test paths of the environment
-    suites              [{suite, total}], in the environment's order
+    suites              [{suite, total}], in the environment's order; a suite is the first segment of its test paths,
+                        and as many more as all test paths begin with alike
     evaluations         [{POSITION, commit, status, passed, failed, total, passed_paths, suites, error}]
                         status: completed, build_failed or error; only the first has counts that mean anything;
                         suites: {suite: {passed, total}}

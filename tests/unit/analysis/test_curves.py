@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from envoi_trace_core.analysis.curves import progress_of
+import pytest
+
+from envoi_trace_core.analysis.curves import progress_of, suite_depth, suite_of
 from envoi_trace_core.analysis.graph_data import graph_data_bytes
 
 
@@ -31,6 +33,21 @@ def test_suites_and_paths(typical):
     assert progress.points[1].suites["sort"].passed == 10
     assert progress.points[1].passed_paths == {"sort/small", "sort/large"}
     assert (progress.total_tests, progress.total_paths) == (20, 4)
+
+
+@pytest.mark.parametrize(
+    ("paths", "suites"),
+    [
+        (["sort/small", "sort/large", "format"], ["sort", "sort", "format"]),
+        (["all/sort/small", "all/sort/large", "all/format/x"], ["all/sort", "all/sort", "all/format"]),
+        (["all/one", "all/two"], ["all/one", "all/two"]),
+        (["all/one/x", "all/one/y"], ["all/one/x", "all/one/y"]),
+        (["one"], ["one"]),
+        ([], []),
+    ],
+)
+def test_a_suite_is_what_first_tells_test_paths_apart(paths, suites):
+    assert [suite_of(path, suite_depth(paths)) for path in paths] == suites
 
 
 def test_positions_add_up(typical):
