@@ -50,6 +50,7 @@ class Plane:
     url: str = ""
     calls: list[str] = attrs.field(factory=list)
     faults: dict[str, list[Exception]] = attrs.field(factory=lambda: collections.defaultdict(list))
+    image_error: str = ""
     delays_s: dict[str, float] = attrs.field(factory=dict)
     image_commands: list[str] = attrs.field(factory=list)
 
@@ -108,6 +109,9 @@ class _Control(FunctionRpcs):
         request = await stream.recv_message()
         self.state.image_commands += request.image.dockerfile_commands
         result = api.GenericResult(status=api.GenericResult.GENERIC_STATUS_SUCCESS)
+        if self.state.image_error:
+            status = api.GenericResult.GENERIC_STATUS_FAILURE
+            result = api.GenericResult(status=status, exception=self.state.image_error)
         image_id = f"im-{uuid.uuid4().hex[:22]}"
         await stream.send_message(api.ImageGetOrCreateResponse(image_id=image_id, result=result))
 

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from grpclib import GRPCError, Status
 
+from envoi_trace_core.errors import StorageError
+
 sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages
 
 from launcher_kit import CANARY, Bench, Plane, control_plane, make_bench, s3_server, wait_until
@@ -161,6 +163,22 @@ def test_a_followed_run_gives_its_exit_status(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (RuntimeError("out of luck"), 5, "the run's function failed: RuntimeError: out of luck"),
+        (StorageError("the bucket is gone", mend="make it"), 1, "error: the bucket is gone"),
+    ],
+)
+def test_a_function_that_fails_for_good(bench: Bench, plane: Plane, error: Exception, status: int, words: str) -> None:
+    plane.functions.raises = error
+    done = bench.run("--launcher", "modal", "--launcher-opt", "max_retries=1")
+    assert done.returncode == status, done.stderr
+    assert words in done.stderr
+    assert not plane.functions.secrets
+
+
+@pytest.mark.slow
 def test_the_same_versions_are_deployed_once(bench: Bench, plane: Plane) -> None:
     assert bench.run("--detach").returncode == 0
     deployed = plane.calls.count("AppPublish")
@@ -278,6 +296,32 @@ def test_an_unreachable_control_plane(bench: Bench, plane: Plane) -> None:
     assert "Modal did not answer" in done.stderr or "Modal failed" in done.stderr
     assert len(done.stderr.splitlines()) == 2, done.stderr
     assert time.monotonic() - began_at < 60  # 25 s and the start of the program
+    assert not left_over(plane)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("max_retries=-1", "retries"),
+        ("app=no name", "Invalid App name"),
+        ("cpu=-3", "out of range"),
+        ("cpus=3", "Did you mean"),
+    ],
+)
+def test_what_modal_refuses_is_said_in_its_words(bench: Bench, plane: Plane, option: str, words: str) -> None:
+    done = bench.run("--detach", "--quiet", "--launcher-opt", option)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "envoi-trace plugins show modal" in done.stderr
+    assert not left_over(plane)
+
+
+def test_an_image_that_can_not_be_built(bench: Bench, plane: Plane) -> None:
+    plane.image_error = "no matching distribution found for envoi-trace"
+    done = bench.run("--detach", "--quiet")
+    assert done.returncode == 5
+    assert "the image of the orchestrator can't be built: " in done.stderr
+    assert "index_url" in done.stderr
     assert not left_over(plane)
 
 

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from envoi_trace_core.errors import SandboxError
+from envoi_trace_core.errors import EnvoiTraceError, SandboxError
 from envoi_trace_modal.launcher.failures import check_sdk, translated, unreachable
 from envoi_trace_modal.launcher.options import ModalLauncherOptions
 
@@ -71,23 +71,22 @@ class Engine:
         """
         import modal
 
-        app = modal.App(self.app, include_source=False)
-        options = self.options
-        app.function(
-            name=FUNCTION,
-            image=image,
-            serialized=True,
-            timeout=FUNCTION_TIMEOUT_S,
-            nonpreemptible=not options.preemptible,
-            single_use_containers=True,
-            retries=modal.Retries(max_retries=options.max_retries, initial_delay=10.0, backoff_coefficient=2.0),
-            cpu=options.cpu,
-            memory=options.memory_mib,
-            region=options.region or None,
-            include_source=False,
-        )(body)
-        doing = "deploying the app"
+        options, doing = self.options, "deploying the app"
         with _bounded(DEPLOY_TIMEOUT_S, doing), translated(doing):
+            app = modal.App(self.app, include_source=False)
+            app.function(
+                name=FUNCTION,
+                image=image,
+                serialized=True,
+                timeout=FUNCTION_TIMEOUT_S,
+                nonpreemptible=not options.preemptible,
+                single_use_containers=True,
+                retries=modal.Retries(max_retries=options.max_retries, initial_delay=10.0, backoff_coefficient=2.0),
+                cpu=options.cpu,
+                memory=options.memory_mib,
+                region=options.region or None,
+                include_source=False,
+            )(body)
             await app.deploy.aio(name=self.app, environment_name=self.environment)
 
     @asynccontextmanager
@@ -177,6 +176,10 @@ class Engine:
                 return None
             except modal.exception.InputCancellation as error:
                 raise SandboxError("the run's function was cancelled") from error
+            except (EnvoiTraceError, modal.exception.Error, OSError):
+                raise  # the function's own, or Modal's
+            except Exception as error:  # of any class: the function raised it there
+                raise SandboxError(f"the run's function failed: {type(error).__name__}: {str(error)[:500]}") from error
 
     async def cancel(self, call_id: str) -> None:
         """End the call and its container.

@@ -37,11 +37,11 @@ def translated(doing: str) -> Iterator[None]:
             f"the image of the orchestrator can't be built: {_reason(error)}",
             mend="modal app logs shows the build; --launcher-opt index_url= names an index that has these versions",
         ) from error
-    except (modal.exception.InvalidError, modal.exception.NotFoundError) as error:
+    except (modal.exception.InvalidError, modal.exception.NotFoundError, ValueError, TypeError) as error:
         raise UsageError(
             f"Modal refuses it ({doing}): {_reason(error)}", mend="envoi-trace plugins show modal lists the options"
         ) from error
-    except (modal.exception.Error, OSError, TimeoutError) as error:
+    except Exception as error:
         raise SandboxError(
             f"Modal failed ({doing}): {_reason(error)}", mend="try again; https://status.modal.com", retryable=True
         ) from error

@@ -27,6 +27,7 @@ from envoi_trace_modal.launcher.body import orchestrate
 from envoi_trace_modal.launcher.credentials import Luggage, collect
 from envoi_trace_modal.launcher.distributions import Distributions, distributions_here
 from envoi_trace_modal.launcher.engine import FUNCTION_TIMEOUT_S, Engine
+from envoi_trace_modal.launcher.failures import translated
 from envoi_trace_modal.launcher.folders import pack
 from envoi_trace_modal.launcher.following import Followed
 from envoi_trace_modal.launcher.image import build_image, fingerprint
@@ -109,7 +110,9 @@ class ModalLauncher:
 
     async def _deploy(self, engine: Engine, distributions: Distributions) -> None:
         with TemporaryDirectory(prefix="envoi-trace-") as scratch:
-            await engine.deploy(build_image(distributions, self.options, Path(scratch)), orchestrate)
+            with translated("describing the image"):
+                image = build_image(distributions, self.options, Path(scratch))
+            await engine.deploy(image, orchestrate)
 
     @asynccontextmanager
     async def _secret(self, engine: Engine, luggage: Luggage) -> AsyncIterator[str | None]:

@@ -30,6 +30,7 @@ from typing import Any
 
 import attrs
 from grpclib import GRPCError, Status
+from modal._serialization import serialize
 from modal_proto import api_pb2 as api
 
 Result = api.GenericResult
@@ -114,6 +115,8 @@ class Functions:
     blobs: dict[str, bytes] = attrs.field(factory=dict)
     may_start: bool = True
     """While False, containers wait: there is no capacity."""
+    raises: Exception | None = None
+    """What the function raises instead of being run."""
     _blob_url: str = ""
     _blob_server: Any = None
     _killers: list[asyncio.Task[None]] = attrs.field(factory=list)
@@ -202,6 +205,10 @@ class Functions:
 
     async def _run_container(self, call: Call) -> Any:
         """Its result; None when it died without one."""
+        if self.raises is not None:
+            return Result(
+                status=Result.GENERIC_STATUS_FAILURE, data=serialize(self.raises), exception=repr(self.raises)
+            )
         folder = self.root / "containers" / uuid.uuid4().hex
         for name in ("home", "work", "tmp"):
             (folder / name).mkdir(parents=True)
