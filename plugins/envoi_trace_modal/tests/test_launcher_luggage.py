@@ -249,6 +249,11 @@ def test_files_and_secret_options_are_put_in_place(tmp_path: Path, monkeypatch: 
         assert name not in os.environ
 
 
+def test_the_users_own_token_of_modal_stays_here() -> None:
+    carried = Carried(variables={"MODAL_TOKEN_ID": "id", "MODAL_TOKEN_SECRET": "canary-token", "ACME_KEY": "key"})
+    assert credentials.collect(plan_of(CONFIG, secrets={}, carried=carried)).secret == {"ACME_KEY": "key"}
+
+
 def test_a_credential_in_the_configuration_is_refused() -> None:
     config = attrs.evolve(CONFIG, labels={"note": "canary-credential"})
     with pytest.raises(UsageError, match="a credential stands in an option") as caught:

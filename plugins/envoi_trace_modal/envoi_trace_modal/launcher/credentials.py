@@ -24,6 +24,8 @@ FILES_VARIABLE = "ENVOI_TRACE_CARRIED_FILES"
 OPTIONS_VARIABLE = "ENVOI_TRACE_CARRIED_OPTIONS"
 SHARED_SETTINGS = ("ENVOI_TRACE_LEASE_STALENESS_S",)
 """On which all runs that share a storage must agree."""
+MODALS_OWN = "MODAL_"
+"""Variables that a function on Modal has from Modal, which lets it in without a token: the user's stays here."""
 MAX_SECRET_BYTES = 64 * 1024
 OPTION_FIELDS = ("agent_opts", "sandbox_opts", "storage_opts")
 
@@ -52,6 +54,7 @@ def collect(plan: RunPlan) -> Luggage:
         variables |= carried.variables
         files |= carried.files
         notes += carried.notes
+    variables = {name: value for name, value in variables.items() if not name.startswith(MODALS_OWN)}
     options = _secret_words(plan)
     if files:
         variables[FILES_VARIABLE] = json.dumps(files)
