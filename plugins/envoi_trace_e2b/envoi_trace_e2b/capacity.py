@@ -23,14 +23,14 @@ from envoi_trace_e2b.calls import api_params, call, whole_seconds
 from envoi_trace_e2b.failures import BUSY
 from envoi_trace_e2b.limits import max_lifetime_s
 from envoi_trace_e2b.options import E2bOptions
-from envoi_trace_e2b.records import Listed, list_ours
+from envoi_trace_e2b.records import Listed, Record, list_ours
 
 FULL = re.compile(r"concurrent|maximum number", re.IGNORECASE)
 HOLD_S = 60.0
 FIRST_S = 1.0
 """How often the one that goes first asks."""
 OTHERS_S = 3.0
-CREATE_S = 120.0
+CREATE_S = 60.0
 """One create: a template's first sandbox may take long."""
 
 
@@ -106,16 +106,22 @@ class Waiting:
 
     async def _give_way(self) -> float:
         """Give back what others may need; how long to wait then, in seconds."""
-        halves = _halves(await list_ours())
-        own = next((half for half in halves if half.record.trajectory_id == self.request.trajectory_id), None)
-        if own is None or self.request.role == "agent":
+        everyone = await list_ours()
+        halves = _halves(everyone)
+        own = next((each for each in everyone if self._is_own(each.record)), None)
+        if own is None:
             return OTHERS_S * (1 + len(halves))
-        rank = halves.index(own)
+        rank = sum(_order(half) < _order(own) for half in halves)
         if rank == 0 and time.monotonic() - self._held_since < HOLD_S:
             return FIRST_S
         if self._paused is None and own.is_running:
             await self._pause(own.info.sandbox_id)
         return OTHERS_S * (1 + rank)
+
+    def _is_own(self, record: Record) -> bool:
+        """Whether it is the agent's sandbox of the trajectory that waits for its other one."""
+        is_second = self.request.role == "evaluation"
+        return is_second and record.role == "agent" and record.trajectory_id == self.request.trajectory_id
 
     async def _pause(self, sandbox_id: str) -> None:
         async def once() -> None:
@@ -155,11 +161,15 @@ async def resume(sandbox_id: str, lifetime_s: float, options: E2bOptions) -> Asy
 
 
 def _halves(all_ours: list[Listed]) -> list[Listed]:
-    """Agents' sandboxes that wait for another one, who asked first first."""
+    """Agents' sandboxes that wait for another one."""
     paired = {listed.record.trajectory_id for listed in all_ours if listed.record.role == "evaluation"}
-    waiting = [
+    return [
         listed
         for listed in all_ours
         if listed.record.role == "agent" and listed.record.companions and listed.record.trajectory_id not in paired
     ]
-    return sorted(waiting, key=lambda listed: (listed.record.asked_at, listed.record.name))
+
+
+def _order(listed: Listed) -> tuple[float, str]:
+    """Who asked first goes first."""
+    return listed.record.asked_at, listed.record.name

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import anyio
+import anyio.lowlevel
 from e2b import AsyncSandbox  # noqa: TID253
 from e2b.sandbox.sandbox_api import SandboxLifecycle  # noqa: TID253
 
@@ -105,15 +106,19 @@ async def _make(request: SandboxRequest, options: E2bOptions, choice: TemplateCh
     key = str(uuid.uuid4())  # a lost answer is asked for again under the same key
 
     async def once() -> AsyncSandbox:
-        return await AsyncSandbox.create(
-            choice.name,
-            timeout=whole_seconds(min(request.lifetime_s, longest_s)),
-            metadata=record.metadata(),
-            allow_internet_access=options.internet,
-            lifecycle=SandboxLifecycle(on_timeout=options.on_timeout),
-            idempotency_key=key,
-            **api_params(CREATE_S),
-        )
+        # E2B makes it also when nobody waits for the answer any more: a cancel waits, and then ends what was made.
+        with anyio.CancelScope(shield=True), anyio.fail_after(CREATE_S):
+            made = await AsyncSandbox.create(
+                choice.name,
+                timeout=whole_seconds(min(request.lifetime_s, longest_s)),
+                metadata=record.metadata(),
+                allow_internet_access=options.internet,
+                lifecycle=SandboxLifecycle(on_timeout=options.on_timeout),
+                idempotency_key=key,
+                **api_params(CREATE_S),
+            )
+        await anyio.lowlevel.checkpoint()
+        return made
 
     try:
         sandbox = await refusable(f"E2B made no sandbox of the template {choice.name}", once)

@@ -44,7 +44,7 @@ async def create(state: State, exchange: Exchange, body: dict[str, Any]) -> None
     template = state.templates.get(body["templateID"])
     if template is None:
         return await exchange.reply(404, {"code": 404, "message": f"template '{body['templateID']}' not found"})
-    if (reason := state.refusal()) is not None:
+    if (reason := state.reserve()) is not None:
         return await exchange.reply(429, {"code": 429, "message": reason})
     sandbox = await asyncio.shield(asyncio.ensure_future(state.create(body, template)))
     if key:

@@ -93,6 +93,7 @@ class State:
     """Idempotency keys of creates."""
     create_times: list[float] = attrs.field(factory=list)
     created: int = 0
+    being_made: int = 0
     most_at_once: int = 0
 
     def take_fault(self, call: str) -> Fault | None:
@@ -109,7 +110,7 @@ class State:
     def refusal(self) -> str | None:
         """Why no sandbox can be made, or resumed, right now."""
         limit = self.limits.sandboxes_at_once
-        if limit is not None and self.running() + self._being_made >= limit:
+        if limit is not None and self.running() + self.being_made >= limit:
             return f"You have reached the maximum number of concurrent E2B sandboxes ({limit})."
         now = time.monotonic()
         self.create_times = [then for then in self.create_times if now - then < 1]
@@ -118,11 +119,14 @@ class State:
         self.create_times.append(now)
         return None
 
-    _being_made: int = attrs.field(default=0, init=False)
+    def reserve(self) -> str | None:
+        """Keep a place for a sandbox that is about to be made; or why there is none."""
+        if (reason := self.refusal()) is None:
+            self.being_made += 1
+        return reason
 
     async def create(self, body: Mapping[str, Any], template: Template) -> FakeSandbox:
-        """Make a sandbox of a template."""
-        self._being_made += 1
+        """Make a sandbox of a template, in the place that `reserve` kept for it."""
         try:
             await asyncio.sleep(self.create_delay_s)
             sandbox_id = f"i{uuid.uuid4().hex[:19]}"
@@ -143,7 +147,7 @@ class State:
             self.created += 1
             self.arm(sandbox, body.get("timeout", 300))
         finally:
-            self._being_made -= 1
+            self.being_made -= 1
         self.most_at_once = max(self.most_at_once, self.running())
         return sandbox
 
