@@ -149,16 +149,17 @@ def test_a_detached_run_is_stopped_from_any_terminal(bench: Bench, plane: Plane)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("last", "status", "reason"), [({"text": "x"}, 0, "part_limit"), ({"fail": "no"}, 3, "agent_error")]
+    ("last", "status", "reason", "options"),
+    [({"text": "x"}, 0, "part_limit", ()), ({"fail": "no"}, 3, "agent_error", ("--quiet",))],
 )
 def test_a_followed_run_gives_its_exit_status(
-    bench: Bench, plane: Plane, last: dict[str, str], status: int, reason: str
+    bench: Bench, plane: Plane, last: dict[str, str], status: int, reason: str, options: tuple[str, ...]
 ) -> None:
     bench.script(*WRITES, last)
-    done = bench.run("--launcher", "modal", "--max-parts", "4", "--no-auto-resume", "--json")
+    done = bench.run("--launcher", "modal", "--max-parts", "4", "--no-auto-resume", "--json", *options)
     assert done.returncode == status, done.stderr
     assert json.loads(done.stdout)["reason"] == reason
-    assert "$ echo hello" in done.stderr
+    assert ("$ echo hello" in done.stderr) == (not options)
     assert not plane.functions.secrets
 
 
@@ -226,6 +227,24 @@ def test_ctrl_c_in_the_middle_of_a_launch_leaves_nothing(bench: Bench, plane: Pl
     assert process.returncode == 130, stderr
     assert "ended before the run was started" in stderr
     wait_until(lambda: all(call.result is not None for call in plane.functions.calls.values()))
+    assert not plane.functions.secrets
+
+
+@pytest.mark.slow
+def test_signals_that_modal_sends(bench: Bench, plane: Plane) -> None:
+    """SIGINT comes before the machine is taken away, and ends nothing; SIGUSR1 cancels the input."""
+    bench.script(*WRITES, {"sleep": 3}, {"text": "goes on"}, {"sleep": 100})
+    assert bench.run("--detach").returncode == 0
+    call = plane.the_call()
+    wait_until(lambda: len(rows_of(bench)) >= 3)
+    assert call.process is not None
+    call.process.send_signal(signal.SIGINT)
+    wait_until(lambda: len(rows_of(bench)) >= 4)
+    assert rows_of(bench)[-1]["session_end_reason"] is None
+    call.process.send_signal(signal.SIGUSR1)
+    assert b"interrupted" in end_of(bench).data
+    assert rows_of(bench)[-1]["session_end_reason"] == "interrupted"
+    assert "this machine is being taken away" in call.output
     assert not plane.functions.secrets
 
 
