@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -42,6 +43,11 @@ def output_folder(folder: Path) -> Path:
                 raise UsageError(f"--output {folder}: {path} is no folder", mend="name a new folder")
             break
     return folder
+
+
+def file_word(text: str) -> str:
+    """Any text as a part of a file's name: a trace's id may come from anywhere."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:100]
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> Sequence[Path]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from envoi_trace_core.cli.files import image_format_of, output_folder, write_files
+from envoi_trace_core.cli.files import file_word, image_format_of, output_folder, write_files
 from envoi_trace_core.cli.output import note, out, out_json, printable
 from envoi_trace_core.cli.reading import (
     AsJson,
@@ -65,7 +65,7 @@ def _draw(word: str, output: Path | None, image_format: str, words: StorageWords
     if output is not None:
         output_folder(output)  # before anything is fetched
     trace = run_async(lambda: find_trace(word, words))
-    folder = output_folder(output or Path(f"graph-{trace.trajectory.trajectory_id}"))
+    folder = output_folder(output or Path("graph-" + file_word(trace.trajectory.trajectory_id)))
 
     from envoi_trace_core.analysis.charts import trajectory_charts
     from envoi_trace_core.analysis.curves import progress_of

@@ -28,11 +28,13 @@ async def check_out(word: str, trajectory_id: str, commit: str, destination: Pat
         words: The storage.
 
     Raises:
-        UsageError: No repository that can be reached holds the commit, or the folder is not empty.
+        UsageError: No repository that can be reached holds the commit, the folder is not empty, or the id is none.
         TraceFormatError: The repository is damaged, or too large.
     """
     from envoi_trace_core.analysis.replay import checkout_commit
+    from envoi_trace_core.ids import check_trajectory_id
 
+    check_trajectory_id(trajectory_id)  # out of a trace file it may be anything, and it names a folder
     async with _repository(word, trajectory_id, commit, words) as git:
         checkout_commit(git, commit, destination)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 COMMAND = [sys.executable, "-m", "envoi_trace_core", "graph"]
 
@@ -18,7 +18,7 @@ def elsewhere(bench, tmp_path: Path, *words: str) -> subprocess.CompletedProcess
     """The command on another machine: the same storage, and nothing of the run's own state."""
     environ = {**bench.environ, "ENVOI_TRACE_STATE_DIR": str(tmp_path / "other-state")}
     return subprocess.run(
-        [*COMMAND, *words], cwd=bench.root, env=environ, capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *words], cwd=bench.root, env=environ, capture_output=True, text=True, timeout=120, check=False
     )
 
 
@@ -34,11 +34,11 @@ def stored_parts(bench, tmp_path: Path) -> int:
 
 
 def test_the_repository_of_a_run_that_goes_on_and_then_dies(bench, tmp_path, wait_until):
-    bench.script({"write": "a.txt", "content": "one"}, {"write": "a.txt", "content": "two"}, {"sleep": 90})
+    bench.script({"write": "a.txt", "content": "one"}, {"write": "a.txt", "content": "two"}, {"sleep": 300})
     process = bench.start()
     try:
-        wait_until(lambda: bench.parts() >= 2)
-        wait_until(lambda: increments(bench) and stored_parts(bench, tmp_path) >= 2)
+        wait_until(lambda: bench.parts() >= 2, timeout_s=120)
+        wait_until(lambda: increments(bench) and stored_parts(bench, tmp_path) >= 2, timeout_s=120)
         live = bench.cli("graph", "t1", "--part", "1", "--checkout-dest", str(tmp_path / "live"), "--storage", "local")
         assert live.returncode == 0, live.stderr
         assert (tmp_path / "live" / "a.txt").read_text() == "one"
@@ -64,7 +64,7 @@ def test_the_repository_of_a_run_that_goes_on_and_then_dies(bench, tmp_path, wai
 def test_what_came_after_the_bundle_is_found_too(bench, tmp_path, wait_until):
     """A run that ended, and went on: its `repo.bundle` is of the earlier end."""
     bench.script(
-        {"write": "a.txt", "content": "one"}, {"text": "Hm."}, {"write": "a.txt", "content": "two"}, {"sleep": 90}
+        {"write": "a.txt", "content": "one"}, {"text": "Hm."}, {"write": "a.txt", "content": "two"}, {"sleep": 300}
     )
     run = bench.run("--max-parts", "2")
     assert run.exit_status == 0, run.stderr
@@ -72,7 +72,7 @@ def test_what_came_after_the_bundle_is_found_too(bench, tmp_path, wait_until):
     stored = len(increments(bench))
     process = bench.start("--max-parts", "50")
     try:
-        wait_until(lambda: len(increments(bench)) > stored and stored_parts(bench, tmp_path) >= 3)
+        wait_until(lambda: len(increments(bench)) > stored and stored_parts(bench, tmp_path) >= 3, timeout_s=120)
     finally:
         bench.kill_hard(process)
     for part, content in ((1, "one"), (3, "two")):
@@ -82,10 +82,10 @@ def test_what_came_after_the_bundle_is_found_too(bench, tmp_path, wait_until):
 
 
 def test_a_damaged_increment_is_told_on_one_line(bench, tmp_path, wait_until):
-    bench.script({"write": "a.txt", "content": "one"}, {"sleep": 90})
+    bench.script({"write": "a.txt", "content": "one"}, {"sleep": 300})
     process = bench.start()
     try:
-        wait_until(lambda: increments(bench) and stored_parts(bench, tmp_path) >= 1)
+        wait_until(lambda: increments(bench) and stored_parts(bench, tmp_path) >= 1, timeout_s=120)
     finally:
         bench.kill_hard(process)
     increments(bench)[0].write_bytes(b"no bundle")
@@ -102,7 +102,7 @@ def test_the_charts_of_the_merge_sort_example(bench, tmp_path):
         *COMMAND[:-1], "--agent", "script", "--sandbox", "local", "--storage", "local", "--trajectory-id", "ms",
         "--task", str(examples / "tasks" / "merge_sort"), "--env", str(examples / "environments" / "merge_sort"),
     ]  # fmt: skip
-    subprocess.run(words, cwd=bench.root, env=bench.environ, capture_output=True, check=True, timeout=100)
+    subprocess.run(words, cwd=bench.root, env=bench.environ, capture_output=True, check=True, timeout=300)
     done = bench.cli("graph", "ms", "--json", "--storage", "local")
     assert done.returncode == 0, done.stderr
     names = ["passed_by_part.png", "suites_by_part.png", "passed_by_time.png", "suites_by_time.png"]

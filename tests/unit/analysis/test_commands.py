@@ -80,6 +80,25 @@ def test_graph_writes_charts_and_a_report(cli, store, typical, folder):
     assert json.loads(again.out)["files"][-1] == "graph-t1/report.html"
 
 
+def test_an_id_from_anywhere_names_no_other_folder(cli, make, folder):
+    maker = make("../../up").begin()
+    maker.part()
+    (folder / "odd.parquet").write_bytes(maker.data)
+    done = cli("graph", "odd.parquet", "--format", "svg")
+    assert done.status == 0, done.err
+    assert (folder / "graph-.._.._up" / "report.html").is_file()
+    done = cli("graph", "odd.parquet", "--part", "1", "--checkout-dest", "new")
+    assert done.status == 2
+    says(done, "can't be a trajectory id")
+
+
+def test_a_folder_that_can_not_be_written_is_told(cli, store, typical, folder):
+    store(typical)
+    done = cli("graph", "t1", "--format", "svg", "--output", "/proc/new")
+    assert done.status == 2
+    says(done, "/proc/new can't be written", "--output DIR")
+
+
 def test_graph_of_a_trace_without_parts(cli, store, make, folder):
     store(make().begin())
     done = cli("graph", "t1", "--output", "charts", "--format", "svg")
@@ -175,6 +194,7 @@ def test_compare_groups_of_a_batch(cli, store, make, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_10000_parts_and_1000_evaluations_take_bounded_time_and_memory(store, make, folder):
     paths = tuple(f"suite{number % 26}/test{number}" for number in range(104))
     maker = make(paths=paths).begin()
@@ -193,7 +213,7 @@ def test_10000_parts_and_1000_evaluations_take_bounded_time_and_memory(store, ma
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
-        assert used.ru_utime + used.ru_stime < 90, words
+        assert used.ru_utime + used.ru_stime < 200, words
         peak_bytes = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         assert peak_bytes < 900 * 1024**2, words
     assert (folder / "graph-t1" / "report.html").stat().st_size < 30_000_000
