@@ -68,7 +68,9 @@ async def judge(case: Case, submission: Submission) -> Verdict:
 
 
 def _judge_refusal(verdict: Verdict, exit_status: int, *, made: bool) -> None:
-    verdict.expected = f"an exit status that is not 0, no program, and {verdict.case.error_at!r} on standard error"
+    verdict.expected = "an exit status that is not 0, and no program"
+    if verdict.case.error_at:
+        verdict.expected += f", and {verdict.case.error_at!r} on standard error"
     verdict.actual = f"exit status {exit_status}"
     if exit_status == 0:
         verdict.problem = "the compiler accepted a wrong program"
