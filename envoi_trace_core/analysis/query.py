@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 2048
 MEMORY_LIMIT = "2GB"
 """DuckDB goes to disk beyond it, where it can."""
+_MAY_MEAN_TRAJECTORIES = re.compile("trajectories|show|describe|duckdb_|_schema|sqlite_|pg_", re.IGNORECASE)
 
 
 @attrs.frozen(kw_only=True)
@@ -44,12 +46,18 @@ class DamagedFilesError(Exception):
 
 @contextmanager
 def open_query(
-    files: Sequence[Path], *, scratch: Path, memory_limit: str = MEMORY_LIMIT, by_name: bool = False
+    files: Sequence[Path],
+    statement: str,
+    *,
+    scratch: Path,
+    memory_limit: str = MEMORY_LIMIT,
+    by_name: bool = False,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with the views `parts` and `trajectories` over traces, locked against all else.
 
     Args:
         files: Each a whole `trace.parquet`.
+        statement: What is going to be run; a view that it can't mean is not made.
         scratch: A folder for what does not fit into memory.
         memory_limit: As DuckDB has it: `2GB`.
         by_name: Whether files may lack columns that others have; costs a look into each.
@@ -79,7 +87,8 @@ def open_query(
         connection.execute("SET enable_external_access = false")
         try:
             parts_view(connection, files, by_name=by_name)
-            trajectories_view(connection, files)
+            if _MAY_MEAN_TRAJECTORIES.search(statement):
+                trajectories_view(connection, files)
         except (duckdb.Error, UnicodeDecodeError) as error:
             raise DamagedFilesError(" ".join(str(error).split())) from error
         connection.execute("SET lock_configuration = true")
@@ -88,8 +97,12 @@ def open_query(
         connection.close()
 
 
-def check_statement(sql: str) -> str:
+def check_statement(sql: str, connection: duckdb.DuckDBPyConnection | None = None) -> str:
     """The one statement that a text holds.
+
+    Args:
+        sql: The text.
+        connection: Of `open_query`; without one, one is opened for this.
 
     Raises:
         UsageError: It is none, several, or does something else than read.
@@ -97,8 +110,11 @@ def check_statement(sql: str) -> str:
     import duckdb
 
     try:
-        with duckdb.connect(":memory:", config={"errors_as_json": True}) as connection:
+        if connection is not None:
             statements = connection.extract_statements(sql)
+        else:
+            with duckdb.connect(":memory:", config={"errors_as_json": True}) as parsing:
+                statements = parsing.extract_statements(sql)
     except duckdb.Error as error:
         raise _sql_error(error, sql) from None
     if not statements:

@@ -65,7 +65,6 @@ async def query_storage(
         StorageError: The storage can't be listed.
         TraceFormatError: The query failed, and no file is to blame.
     """
-    statement = await anyio.to_thread.run_sync(check_statement, sql)
     with TemporaryDirectory(prefix="envoi-trace-query-") as folder:
         scratch = Path(folder)
         if isinstance(storage, LocalStorage):
@@ -73,11 +72,12 @@ async def query_storage(
             remote = None
         else:
             remote = RemoteTraces(storage, scratch / "traces")
+            await anyio.to_thread.run_sync(check_statement, sql)  # before anything is fetched
             files = await remote.footers()
-            await remote.complete(files, await anyio.to_thread.run_sync(_plan, files, scratch, statement))
+            await remote.complete(files, await anyio.to_thread.run_sync(_plan, files, scratch, sql))
         for tries_left in reversed(range(MAX_TRIES)):
             try:
-                await _run_interruptibly(partial(_run, files, scratch, statement, memory_limit, take))
+                await _run_interruptibly(partial(_run, files, scratch, sql, memory_limit, take))
                 break
             except DamagedFilesError as error:
                 if not tries_left or not await _mend(files, remote, error):
@@ -114,22 +114,24 @@ async def _run_interruptibly(call: Callable[[Callable[[DuckDBPyConnection], None
 def _run(
     files: QueryFiles,
     scratch: Path,
-    statement: str,
+    sql: str,
     memory_limit: str,
     take: Callable[[QueryRows], None],
     on_open: Callable[[DuckDBPyConnection], None],
 ) -> None:
     try:
-        with open_query(files.files, scratch=scratch, memory_limit=memory_limit, by_name=files.by_name) as connection:
+        with open_query(
+            files.files, sql, scratch=scratch, memory_limit=memory_limit, by_name=files.by_name
+        ) as connection:
             on_open(connection)
-            take(run_statement(connection, statement))
+            take(run_statement(connection, check_statement(sql, connection)))
     except FileNotFoundError as error:  # a trace that was removed since the storage was listed
         raise DamagedFilesError(str(error)) from error
 
 
-def _plan(files: QueryFiles, scratch: Path, statement: str) -> frozenset[str]:
-    with open_query(files.files, scratch=scratch, by_name=files.by_name) as connection:
-        return columns_read(connection, statement)
+def _plan(files: QueryFiles, scratch: Path, sql: str) -> frozenset[str]:
+    with open_query(files.files, sql, scratch=scratch, by_name=files.by_name) as connection:
+        return columns_read(connection, check_statement(sql, connection))
 
 
 async def _mend(files: QueryFiles, remote: RemoteTraces | None, error: DamagedFilesError) -> bool:
