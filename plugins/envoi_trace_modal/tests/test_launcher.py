@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import sys
 import time
@@ -70,12 +71,16 @@ def left_over(plane: Plane) -> list[str]:
 @pytest.mark.slow
 def test_a_detached_run_ends_with_its_artifacts_in_the_bucket(bench: Bench, plane: Plane) -> None:
     plane.functions.may_start = False
-    done = bench.run("--detach", *FIRST_PARTS)
+    (bench.task / "noise").write_bytes(os.urandom(20_000))  # so much goes the way of large arguments
+    inner = bench.task / "inner"
+    inner.mkdir()
+    done = bench.run("--detach", *FIRST_PARTS, "--task", f"{inner}/..")
     assert done.returncode == 0, done.stderr
     assert "TRAJECTORY_ID: t1\n" in done.stdout
     assert f"call {plane.the_call().id}" in done.stderr
     bench.task.rename(bench.root / "moved")  # what the run works on travelled with it
     (bench.root / "env").rename(bench.root / "moved-env")
+    assert plane.functions.blobs
     secrets = list(plane.functions.secrets.values())
     assert [secret.variables["AWS_SECRET_ACCESS_KEY"] for secret in secrets] == [CANARY]
     plane.functions.may_start = True
@@ -186,6 +191,18 @@ def test_the_same_versions_are_deployed_once(bench: Bench, plane: Plane) -> None
     assert bench.run("--detach", "--trajectory-id", "t2").returncode == 0
     assert (deployed, plane.calls.count("AppPublish")) == (1, 1)
     assert len(plane.functions.calls) == 2
+
+
+@pytest.mark.slow
+def test_many_at_once_are_deployed_once(bench: Bench, plane: Plane) -> None:
+    options = ("--trials", "3", "--concurrency", "3", "--batch", "b", "--launcher", "modal", *FIRST_PARTS, "--json")
+    where = ("--sandbox", "near", "--task", str(bench.task), "--env", str(bench.root / "env"))
+    done = bench.cli("--agent", "script", *where, *options)
+    assert done.returncode == 0, done.stderr
+    assert plane.calls.count("AppPublish") == 1
+    assert len(plane.functions.calls) == 3
+    assert len([key for key in bench.objects() if key.endswith("trace.parquet")]) == 3
+    assert not plane.functions.secrets
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from envoi_trace_core.trace.keys import bundle_key, trace_key
 from envoi_trace_core.trace.lease import read_holder
 from envoi_trace_modal.launcher.body import orchestrate
 from envoi_trace_modal.launcher.credentials import Luggage, collect
-from envoi_trace_modal.launcher.distributions import Distributions, distributions_here
+from envoi_trace_modal.launcher.distributions import distributions_here
 from envoi_trace_modal.launcher.engine import FUNCTION_TIMEOUT_S, Engine
 from envoi_trace_modal.launcher.failures import translated
 from envoi_trace_modal.launcher.folders import pack
@@ -37,13 +37,13 @@ from envoi_trace_modal.launcher.options import ModalLauncherOptions
 LOCAL = "local"
 
 
-@attrs.frozen
+@attrs.define
 class ModalLauncher:
-    """Runs a trajectory's orchestrator as a function on Modal."""
+    """Runs a trajectory's orchestrator as a function on Modal. Of many runs at once, the first deploys it."""
 
     options: ModalLauncherOptions
+    _engine: Engine | None = attrs.field(default=None, init=False)
     _deploying: anyio.Lock = attrs.field(factory=anyio.Lock, init=False)
-    """Of many runs that are launched at once, one deploys."""
 
     async def launch(
         self, config: RunConfig, *, observer: Observer, stop: StopSignal, detach: bool
@@ -87,16 +87,13 @@ class ModalLauncher:
             observer.note(line)
         task = await anyio.to_thread.run_sync(pack, plan.task.directory)
         environment = await anyio.to_thread.run_sync(pack, plan.environment.directory)
-        distributions = await anyio.to_thread.run_sync(distributions_here, plugins)
-        engine = Engine(app=f"{self.options.app}-{fingerprint(distributions, self.options)}", options=self.options)
-        async with self._deploying:
-            if not await engine.is_deployed():
-                observer.note(f"deploying {engine.app} to Modal: its image is built once for these versions")
-                await self._deploy(engine, distributions)
-        await engine.delete_left_secrets()
+        engine = await self._deployed(plugins, observer)
+        config = attrs.evolve(  # without `..`
+            luggage.config, task=str(plan.task.directory), environment=str(plan.environment.directory)
+        )
         async with self._secret(engine, luggage) as secret:
             job = Job(
-                config=luggage.config.to_json(),
+                config=config.to_json(),
                 task_hash=plan.task.content_hash,
                 environment_hash=plan.environment.content_hash,
                 secret=secret,
@@ -108,11 +105,22 @@ class ModalLauncher:
             engine=engine, call_id=call_id, secret=secret, storage=storage, trajectory_id=plan.config.trajectory_id
         )
 
-    async def _deploy(self, engine: Engine, distributions: Distributions) -> None:
-        with TemporaryDirectory(prefix="envoi-trace-") as scratch:
-            with translated("describing the image"):
-                image = build_image(distributions, self.options, Path(scratch))
-            await engine.deploy(image, orchestrate)
+    async def _deployed(self, plugins: Plugins, observer: Observer) -> Engine:
+        """The function of these versions and options, put there by now."""
+        async with self._deploying:
+            if self._engine is not None:
+                return self._engine
+            distributions = await anyio.to_thread.run_sync(distributions_here, plugins)
+            engine = Engine(app=f"{self.options.app}-{fingerprint(distributions, self.options)}", options=self.options)
+            if not await engine.is_deployed():
+                observer.note(f"deploying {engine.app} to Modal: its image is built once for these versions")
+                with TemporaryDirectory(prefix="envoi-trace-") as scratch:
+                    with translated("describing the image"):
+                        image = build_image(distributions, self.options, Path(scratch))
+                    await engine.deploy(image, orchestrate)
+            await engine.delete_left_secrets()
+            self._engine = engine
+            return engine
 
     @asynccontextmanager
     async def _secret(self, engine: Engine, luggage: Luggage) -> AsyncIterator[str | None]:
