@@ -159,7 +159,7 @@ def main() -> None:
         print(f"trajectories      {given.trajectories}, {given.concurrency} at once, {given.parts} parts each")
         if given.kill:
             print(f"before the kill   {before} had ended; {told['ended_before']} were left as they are")
-        print(f"lost              {len(lost)} {' '.join(lost[:5])}")
+        print(f"lost              {len(lost)}{"".join(f" {name}" for name in lost[:5])}")
         print(f"wall time         {took_s:.1f} s, {took_s / played:.2f} s a trajectory")
         print(f"parts a second    {played * given.parts / took_s:.1f}")
         print(f"orchestrator CPU  {samples.cpu_s:.1f} s, {samples.cpu_s / played * 1000:.0f} ms a trajectory")

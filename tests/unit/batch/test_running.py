@@ -221,10 +221,13 @@ async def test_a_finished_trajectory_leaves_nothing_behind(tmp_path):
         observer.fact(UsageRecorded(part=1, event_index=1, draft_ordinal=0, usage=None, cost_usd=0.1), state)
         return outcome(config)
 
-    await run(tmp_path, batch_of(trials=5, concurrency=2), Scripted({"": big}))
+    stop = BatchStop()
+    result, progress = await run(tmp_path, batch_of(trials=5, concurrency=2), Scripted({"": big}), stop=stop)
     gc.collect()
     assert len(alive) == 10
+    assert result.count("ended") == progress.cells["c"].ended == 5
     assert not [found for reference in alive if (found := reference()) is not None]
+    assert not stop.interrupted
 
 
 def test_below_the_wanted_share(tmp_path):
