@@ -37,8 +37,6 @@ class BatchDisplay:
 
     _began_at: float = attrs.field(factory=time.monotonic, init=False)
     _live: Live | None = attrs.field(default=None, init=False)
-    _before: int = attrs.field(default=0, init=False)
-    """Trials that had ended before this command."""
 
     def __attrs_post_init__(self) -> None:
         self.progress = Progress.of(self.batch)
@@ -87,11 +85,8 @@ class BatchDisplay:
             self._print(f"{trajectory_id}: {line}")
 
     def ended(self, result: TrialResult) -> None:
-        """A line a trial; those that had ended before are counted only."""
-        if result.before:
-            self._before += 1
-            return
-        if self.quiet:
+        """A line a trial that ran; the others are counted at the end."""
+        if self.quiet or result.before or result.status == "not started":
             return
         total = total_of(self.progress)
         self._print(f"{result_words(result)} ({total.ended + total.left} of {total.trials})")

@@ -10,7 +10,7 @@ from envoi_trace_core.run.batch.cells import Batch
 from envoi_trace_core.run.batch.progress import CellProgress, Progress
 from envoi_trace_core.run.batch.results import Attempt, BatchResult, TrialResult
 
-HEAD = ("cell", "waiting", "running", "ended", "solved", "failed", "infrastructure", "parts", "cost")
+HEAD = ("cell", "waiting", "running", "ended", "left", "solved", "failed", "infrastructure", "parts", "cost")
 RIGHT = tuple(range(1, len(HEAD)))
 MAX_LISTED = 20
 """Trials that are listed one by one for each reason; `--json` has all."""
@@ -18,7 +18,7 @@ MAX_LISTED = 20
 
 def cell_words(cell: CellProgress, *, name: str | None = None) -> list[str]:
     """A row of the table."""
-    counts = (cell.waiting, cell.running, cell.ended, cell.solved, cell.failed, cell.infrastructure_failures)
+    counts = (cell.waiting, cell.running, cell.ended, cell.left, cell.solved, cell.failed, cell.infrastructure_failures)
     cost = "-" if cell.cost_usd is None else f"${cell.cost_usd:.2f}"
     return [name or cell.name, *(str(count or "-") for count in counts), f"{cell.parts:,}", cost]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -240,3 +243,24 @@ def test_below_the_wanted_share_it_exits_6(plan):
     done = plan.run("--fail-under", "0.5")
     assert done.returncode == 6, done.stderr
     assert summary(done.stdout)["exit_status"] == 6
+
+
+def test_on_a_terminal_a_table_goes_along(plan, bench, tmp_path):
+    plan.script("good", plan.mark(), {"usage": {"input": 9, "output": 5, "cost_usd": 0.25}})
+    plan.extra = "trials = 2"
+    screen, terminal = os.openpty()
+    words = [word for word in plan.words() if word != "--json"]
+    environ = {**bench.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
+    process = subprocess.Popen(words, cwd=bench.root, env=environ, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the terminal is gone when the last writer is
+        while data := os.read(screen, 65536):
+            shown += data
+    os.close(screen)
+    assert process.wait(timeout=60) == 0, shown
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "BATCH: b" in text
+    assert text.count("waiting  running  ended") > 3, "it is drawn again and again"
+    assert re.search(r"good\.task\.env +- +- +2 +- +- +- +- +2 +\$0\.50", text)
+    assert "begins" not in text, "lines of starts are for where there is no table"

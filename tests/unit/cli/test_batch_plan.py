@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -184,3 +185,10 @@ def test_a_plan_that_is_not_there(cli):
         done = cli(*words)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
+
+
+def test_the_example_is_a_plan_that_can_run(cli):
+    example = Path(__file__).parents[3] / "examples" / "batch.toml"
+    done = cli("batch", str(example), "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["trials"]) == 6
