@@ -95,6 +95,21 @@ def secret_options(options_class: type[Any]) -> frozenset[str]:
     return frozenset(name for name, field in _fields(options_class).items() if field.secret)
 
 
+def with_absolute_paths(options_class: type[Any], words: Iterable[str]) -> tuple[str, ...]:
+    """`KEY=VALUE` words in which each file or folder of this machine is named from the root, as of now."""
+    fields = _fields(options_class)
+    return tuple(_with_absolute_path(fields, word) for word in words)
+
+
+def _with_absolute_path(fields: Mapping[str, _Field], word: str) -> str:
+    key, separator, text = word.partition("=")
+    field = fields.get(key.strip().replace("-", "_"))
+    if field is None or not field.is_path or not text or field.expected.stands_for_none(text):
+        return word
+    texts = text.split(",") if field.expected.many else [text]
+    return f"{key}{separator}{','.join(str(Path(each.strip()).expanduser().absolute()) for each in texts)}"
+
+
 def check_options_class(options_class: Any) -> str | None:
     """Why a class can't be a plugin's options, or None when it can."""
     if not isinstance(options_class, type) or not attrs.has(options_class):
@@ -121,9 +136,13 @@ class _Expected:
     optional: bool = False
     many: bool = False
 
+    def stands_for_none(self, text: str) -> bool:
+        """Whether a word says that there is no value."""
+        return self.optional and (text == "" or (self.base is not str and text.lower() == "none"))
+
     def parse(self, text: str) -> Any:
         """The value of one word; ValueError when it is not what is expected."""
-        if self.optional and (text == "" or (self.base is not str and text.lower() == "none")):
+        if self.stands_for_none(text):
             return None
         if self.literals:
             return dict(zip(self.choices, self.literals, strict=True))[text]
@@ -146,6 +165,11 @@ class _Field:
     attribute: attrs.Attribute[Any]
     expected: _Expected
     secret: bool
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it names a file or folder of this machine."""
+        return self.expected.base is Path or bool(self.attribute.metadata.get("path"))
 
 
 _LABELS: Mapping[Any, str] = {

@@ -25,7 +25,14 @@ from envoi_trace_core.protocols import (
 )
 
 
-def option[T](default: T, help: str, *, unit: str | None = None, secret: bool = False) -> T:  # noqa: A002
+def option[T](
+    default: T,
+    help: str,  # noqa: A002
+    *,
+    unit: str | None = None,
+    secret: bool = False,
+    path: bool = False,
+) -> T:
     """A field of a plugin's options class.
 
     Args:
@@ -33,8 +40,10 @@ def option[T](default: T, help: str, *, unit: str | None = None, secret: bool = 
         help: One sentence for `envoi-trace plugins show`.
         unit: Of a number, as it is printed: `s`, `bytes`, `USD`.
         secret: Whether the value must never reach an artifact, a log or the stored configuration.
+        path: Whether a text names a file or folder on the orchestrator's side, as a field of type `Path` always does:
+            the stored configuration holds it absolute, so that a resume in another working directory finds it.
     """
-    field: T = attrs.field(default=default, metadata={"help": help, "unit": unit, "secret": secret})
+    field: T = attrs.field(default=default, metadata={"help": help, "unit": unit, "secret": secret, "path": path})
     return field
 
 

@@ -156,9 +156,14 @@ class Conversation:
         with self.archive.turn_in_progress():
             await run_beside(lambda: runner.run(prompt), lambda: self._save_state_now_and_then(session))
         await recorder.end_turn()
-        if self.stop.request is None or not self.stop.request.moves:  # a turn that moves goes on under its number
+        if not self._goes_on_later():
             await self.archive.ledger.add(self._end_of(turn))
         await self._save_state(session)
+
+    def _goes_on_later(self) -> bool:
+        """Whether the turn was cut by what is no matter of the agent's: it goes on under its number, here or anew."""
+        request = self.stop.request
+        return request is not None and (request.moves or (request.worth_restarting and request.reason != "timeout"))
 
     def _end_of(self, turn: int) -> TurnEnded:
         if self.stop.is_set:

@@ -14,7 +14,7 @@ import attrs
 
 from envoi_trace_core.domain.parts import Trajectory
 from envoi_trace_core.errors import KeyMissingError, UsageError
-from envoi_trace_core.options import secret_options
+from envoi_trace_core.options import secret_options, with_absolute_paths
 from envoi_trace_core.protocols import Storage
 from envoi_trace_core.run.config import RunConfig
 from envoi_trace_core.run.outcome import RunEnd, RunOutcome
@@ -70,14 +70,18 @@ def check_same_run(plan: RunPlan, state: TraceState) -> None:
 
 
 def stored_config(plan: RunPlan) -> RunConfig:
-    """The configuration as it is stored: without the options whose values are secret."""
+    """The configuration as it is stored: without the options whose values are secret, and with no relative path."""
     config = plan.config
     return attrs.evolve(
         config,
-        agent_opts=without_secrets(config.agent_opts, plan.agent.spec.options),
-        sandbox_opts=without_secrets(config.sandbox_opts, plan.sandbox.spec.options),
-        storage_opts=without_secrets(config.storage_opts, plan.storage.spec.options),
+        agent_opts=_storable(config.agent_opts, plan.agent.spec.options),
+        sandbox_opts=_storable(config.sandbox_opts, plan.sandbox.spec.options),
+        storage_opts=_storable(config.storage_opts, plan.storage.spec.options),
     )
+
+
+def _storable(words: Sequence[str], options_class: type[Any]) -> tuple[str, ...]:
+    return with_absolute_paths(options_class, without_secrets(words, options_class))
 
 
 def without_secrets(words: Sequence[str], options_class: type[Any]) -> tuple[str, ...]:

@@ -22,4 +22,4 @@ class LocalSandboxOptions:
     network: Network = option("on", "off: a network of its own with nothing in it (needs bubblewrap)")
     read: str = option("", "more folders or files that commands may read, as PATH:PATH")
     max_lifetime_s: float = option(0.0, "a sandbox ends for good after that, as in a cloud; 0: no bound", unit="s")
-    root: str = option("", "folder in which sandboxes are made; default: sandboxes/ in the state directory")
+    root: str = option("", "folder in which sandboxes are made; default: sandboxes/ in the state directory", path=True)

@@ -17,7 +17,7 @@ class CodexOptions:
 
     version: str = option("", "which Codex is allowed: 0.163.0, or a range such as '>=0.163,<0.170'")
     binary: str = option("", "path of the codex program in the sandbox; nothing is looked for or installed then")
-    auth_file: str = option("", "a Codex auth.json on this machine; default ~/.codex/auth.json if there is one")
+    auth_file: str = option("", "auth.json of a Codex on this machine; default ~/.codex/auth.json", path=True)
     base_url: str = option("", "a server that speaks the Responses API, such as http://127.0.0.1:8000/v1")
     reasoning_effort: str = option("", "how long the model may think: minimal, low, medium, high, xhigh")
     web_search: WebSearch = option("disabled", "whether the model searches the web: disabled, cached, live")

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
 
+from envoi_trace_core.builtin.local_sandbox.folders import SandboxFolder
 from envoi_trace_core.trace.events import read_compressed_events
 
 CHEAP_ENVIRONMENT = """
@@ -37,9 +38,12 @@ PATIENCE_S = 120.0
 
 
 def mixed_script(
-    parts: int, *, turn_every: int = 70, test_every: int = 60, pause_s: float = 0.0
+    parts: int, *, turn_every: int = 70, test_every: int = 60, pause_s: float = 0.0, commands: bool = True
 ) -> list[dict[str, Any]]:
-    """Exactly that many parts of every kind. A few change files, as commits and their evaluations cost most."""
+    """Exactly that many parts of every kind. A few change files, as commits and their evaluations cost most.
+
+    Without commands and test calls nothing in it can be cut in the middle by an interrupt.
+    """
     actions: list[dict[str, Any]] = []
     for n in range(1, parts + 1):
         match n % 10:
@@ -57,6 +61,8 @@ def mixed_script(
                 action = {"text": f"said {n}"}
         if n % test_every == 0:
             action = {"run_tests": ""}
+        if not commands and not action.keys().isdisjoint({"run", "run_tests"}):
+            action = {"write": "log.txt", "content": "line\n" * n}
         actions.append(action)
         if n % 5 == 0:
             actions.append({"usage": {"input": n, "output": 1, "cost_usd": 0.001}})
@@ -77,11 +83,11 @@ def patch_of_log(n: int) -> str:
 
 def trees(run: Any) -> dict[str, str]:
     """Every commit of `repo.bundle` with its tree."""
-    repository = run.folder.parent / f"{run.trajectory_id}-bare"
-    subprocess.run(["git", "clone", "-q", "--mirror", run.folder / "repo.bundle", repository], check=True)
-    words = ["git", "log", "--all", "--format=%H %T"]
-    listed = subprocess.run(words, cwd=repository, check=True, capture_output=True, text=True).stdout
-    return dict(line.split() for line in listed.splitlines())
+    with TemporaryDirectory() as repository:
+        subprocess.run(["git", "clone", "-q", "--mirror", run.folder / "repo.bundle", repository], check=True)
+        words = ["git", "log", "--all", "--format=%H %T"]
+        listed = subprocess.run(words, cwd=repository, check=True, capture_output=True, text=True).stdout
+        return dict(line.split() for line in listed.splitlines())
 
 
 def comparable_rows(run: Any) -> list[dict[str, Any]]:
@@ -121,12 +127,6 @@ def comparable_events(run: Any) -> list[dict[str, Any]]:
     return found
 
 
-def facts_by_kind(bench: Any, trajectory_id: str = "t1") -> Counter[str]:
-    """How many facts of each kind the journal holds."""
-    lines = bench.journal(trajectory_id).read_text().splitlines()
-    return Counter(json.loads(line)["kind"] for line in lines)
-
-
 def assert_same_trace(run: Any, undisturbed: Any) -> None:
     """Nothing twice, nothing missing, and the same workspace at every part."""
     mine, theirs = comparable_rows(run), comparable_rows(undisturbed)
@@ -142,31 +142,24 @@ def assert_same_trace(run: Any, undisturbed: Any) -> None:
 # -- processes --------------------------------------------------------------------------------------
 
 
-def pids_of(bench: Any, *words: str) -> list[int]:
-    """Processes of this bench's sandboxes whose command lines hold all these words."""
-    marks = [str(bench.state), *sandbox_names(bench)]
+def pids_of(bench: Any, role: str, word: str) -> list[int]:
+    """Processes in a sandbox of this bench whose command lines hold a word."""
+    marks = [SandboxFolder(path).mark for path in bench.sandboxes() if path.name.endswith(role)]
     found = []
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with suppress(OSError):
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            environment = (folder / "environ").read_bytes().decode(errors="replace")
-            is_ours = any(mark in command or mark in environment for mark in marks)
-            if is_ours and all(word in command for word in words):
-                found.append(int(folder.name))
+        if folder.name.isdigit():
+            with suppress(OSError):
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                environment = (folder / "environ").read_bytes().decode(errors="replace")
+                if word in command and any(mark in environment for mark in marks):
+                    found.append(int(folder.name))
     return found
-
-
-def sandbox_names(bench: Any) -> list[str]:
-    return [path.name for path in bench.sandboxes()]
 
 
 def first_process(bench: Any, role: str) -> int:
     """The pid of the first process of a local sandbox: with it all of the sandbox dies."""
     [folder] = [path for path in bench.sandboxes() if path.name.endswith(role)]
-    [record] = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    return int(record["pid"])
+    return int(json.loads((folder / "sandbox.json").read_text())["pid"])
 
 
 def kill_pid(pid: int) -> None:

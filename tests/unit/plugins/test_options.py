@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envoi_trace_core.errors import UsageError
-from envoi_trace_core.options import check_options_class, describe_options, parse_options, secret_options
+from envoi_trace_core.options import (
+    check_options_class,
+    describe_options,
+    parse_options,
+    secret_options,
+    with_absolute_paths,
+)
 from envoi_trace_core.specs import NoOptions, option
 
 
@@ -135,3 +141,25 @@ def test_what_can_be_written_is_read_back(text, number, flag, share):
     options = parse(f"key={text}", f"size_mb={number}", f"fast={flag}", f"share={share!r}")
 
     assert (options.key, options.size_mb, options.fast, options.share) == (text, number, flag, share)
+
+
+def test_paths_of_this_machine_become_absolute_and_nothing_else_does(tmp_path, monkeypatch):
+    @attrs.frozen(kw_only=True)
+    class Options:
+        script: Path | None = option(None, "a path")
+        read_more: tuple[Path, ...] = option((), "paths")
+        root: str = option("", "a path as text", path=True)
+        inside: str = option("", "a path in the sandbox")
+
+    monkeypatch.chdir(tmp_path)
+    words = ("script=a.jsonl", "read-more=b, /c", "root=d", "inside=e", "script=none", "root=", "unknown=f", "odd")
+    assert with_absolute_paths(Options, words) == (
+        f"script={tmp_path}/a.jsonl",
+        f"read-more={tmp_path}/b,/c",
+        f"root={tmp_path}/d",
+        "inside=e",
+        "script=none",
+        "root=",
+        "unknown=f",
+        "odd",
+    )
