@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -13,6 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from envoi_trace_core.errors import EnvoiTraceError, SandboxError, SandboxLostError, SandboxTimeoutError
 from envoi_trace_core.protocols import CommandResult
 from envoi_trace_e2b.envd import OPEN_S, Data, Ended, Envd, Process
+from envoi_trace_e2b.failures import translate
 from envoi_trace_e2b.marks import Mark, MarkedOutput, new_token, wrapped
 
 KILL_S = 15.0
@@ -293,6 +295,8 @@ class E2bStream:
                             self._keep(data.data)
         except EnvoiTraceError as error:
             self._failure = error
+        except Exception as error:  # noqa: BLE001 - who reads or waits is told
+            self._failure = translate(error, "A command's output broke off", sandbox_id=self._envd.id)
         finally:
             if self._command.exit_code is None and self._command.killed:
                 self._command.exit_code = KILLED
@@ -313,19 +317,16 @@ async def stream_command(
     envd: Envd, argv: Sequence[str], *, cwd: str, env: Mapping[str, str]
 ) -> AsyncGenerator[E2bStream]:
     """Run a command with live streams; see `Sandbox.stream`."""
-    failure: BaseException | None = None
     async with _open(envd, argv, cwd=cwd, env=env, stdin=True) as command:
         stream = E2bStream(envd, command)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stream.pump)
-            try:
-                yield stream
-            except (Exception, GeneratorExit) as error:  # noqa: BLE001 - raised below: a task group would wrap it
-                failure = error
-            finally:
-                if command.exit_code is None:
-                    await kill_command(envd, command)
-                tasks.cancel_scope.cancel()
-                stream.close()
-    if failure is not None:
-        raise failure
+        # No task group: generators hold streams open across their yields, and a cancel scope must not stay open there.
+        pump = asyncio.create_task(stream.pump())
+        try:
+            yield stream
+        finally:
+            if command.exit_code is None:
+                await kill_command(envd, command)
+            pump.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([pump])
+            stream.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 # For e2b_fake, and for the Codex that the other plugin's tests drive: test folders are no packages.
+sys.path.insert(0, str(Path(__file__).parents[2] / "envoi_trace_codex" / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from e2b_fake.server import FakeE2b
