@@ -171,12 +171,12 @@ def _rates(axes: Axes, groups: Sequence[Group]) -> None:
                       textcoords="offset points", fontsize=8.5, annotation_clip=False)  # fmt: skip
     axes.set_yticks(range(len(groups)), [label(group.name, 30) for group in groups])
     axes.set_ylim(max(len(groups), 1) - 0.4, -0.7)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(-0.02, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.set_xlabel("solved trajectories")
     axes.grid(visible=True, axis="x", color=PALE)
     axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=8)
     if not groups:
         say(axes, "No trajectory that counts")
 

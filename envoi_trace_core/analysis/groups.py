@@ -119,7 +119,7 @@ def _group(key: dict[str, str | None], headers: Sequence[TraceHeader]) -> Group:
     tokens = sum(header.summary.token_usage.total for header in counted)
     in_progress = sum(header.end is None for header in headers)
     return Group(
-        name=" ".join("-" if value is None else value for value in key.values()),
+        name=" ".join(f"(no {field})" if value is None else value for field, value in key.items()),
         key=key,
         trajectories=len(headers),
         in_progress=in_progress,

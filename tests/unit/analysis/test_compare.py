@@ -136,7 +136,10 @@ def test_what_to_group_by(make):
     assert group_fields("agent, model") == ("agent", "model")
     assert group_fields("label:team") == ("label:team",)
     headers = [header(make, "stalled", labels={"team": "a"}), header(make, "stalled", model=None)]
-    assert sorted(group.name for group in groups_of(headers, ("label:team", "model"))) == ["- -", "a gpt-5.5"]
+    assert sorted(group.name for group in groups_of(headers, ("label:team", "model"))) == [
+        "(no label:team) (no model)",
+        "a gpt-5.5",
+    ]
     for word in ("modle", "label:", ""):
         with pytest.raises(UsageError, match="nothing to group by"):
             group_fields(word)
