@@ -19,8 +19,8 @@ import attrs
 from envoi_trace_core.analysis.query_files import TRACE_FILE, QueryFiles, checked
 from envoi_trace_core.errors import EnvoiTraceError, KeyMissingError
 from envoi_trace_core.protocols import ObjectInfo, Storage
+from envoi_trace_core.trace.footers import read_footer
 from envoi_trace_core.trace.keys import TRAJECTORIES, trace_key
-from envoi_trace_core.trace.reader import read_footer
 from envoi_trace_core.trace.schema import trace_schema
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@
 - convert.py      rows <-> Arrow (`nested.py`: structs and lists)
 - encode.py       a snapshot -> the bytes of trace.parquet
 - writer.py       snapshots to a storage, one writer a trajectory
-- reader.py       trace.parquet -> values; footers only for listings
+- reader.py       trace.parquet -> values (`footers.py`: of many only their footers)
 - lookup.py       ids, prefixes and paths -> traces; journals that are ahead
 - opening.py      `envoi_trace_core.open_trace`
 - lease.py        who writes a trajectory
