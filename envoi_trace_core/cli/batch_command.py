@@ -22,7 +22,8 @@ def batch(
 
     Options that are given go over those of the plan. Exit status: 0 when all trials ended by themselves, else the
     first of these: 130 interrupted, 5 infrastructure, 4 the environment, 3 the agent, 1 a trial that could not be
-    run, or artifacts that could not be stored (2 when no trial could be run), 6 a trial below --fail-under.
+    run or that another process runs, or artifacts that could not be stored (2 when no trial could be run), 6 a
+    trial below --fail-under.
     """
     from envoi_trace_core.cli.batch_dry_run import list_batch
     from envoi_trace_core.cli.batch_run import as_batch, run_batch

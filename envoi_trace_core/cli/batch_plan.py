@@ -27,7 +27,7 @@ from envoi_trace_core.cli.batch_values import BATCH_KEYS, CELL_OPTIONS, OWN_WORD
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.config import parse_toml
 from envoi_trace_core.errors import EnvoiTraceError, UsageError
-from envoi_trace_core.options import describe_options
+from envoi_trace_core.options import describe_options, parse_options
 from envoi_trace_core.plugins import Plugins
 from envoi_trace_core.suggest import did_you_mean
 
@@ -128,7 +128,8 @@ class _Reader:
             if key in top:
                 found[name] = _checked(key, option_value, name, top[key])
         if "storage" in found:
-            _checked("storage", self.plugins.storage, found["storage"])
+            spec = _checked("storage", self.plugins.storage, found["storage"])
+            _checked("storage-opt", parse_options, spec.options, found.get("storage_opt", ()), "storage", spec.name)
         return found
 
     # -- entries ----------------------------------------------------------------------------------

@@ -231,11 +231,23 @@ def test_a_trial_that_another_process_runs_is_left_to_it(plan, bench, wait_until
     wait_until(lambda: len(plan.lines_played()) == 1, timeout_s=60)
     second = plan.run()
     assert summary(second.stdout)["held"] == 1, second.stderr
+    assert second.returncode == 1
     assert "is being run by" in second.stderr
     first.send_signal(signal.SIGTERM)
     _, stderr = first.communicate(timeout=100)
     assert first.returncode == 143, stderr
     assert plan.lines_played() == ["played"]
+
+
+def test_two_commands_at_once_share_the_work(plan, bench):
+    plan.script("good", plan.mark())
+    plan.extra = "trials = 6\nconcurrency = 1"
+    both = [plan.start(), plan.start()]
+    told = [summary(process.communicate(timeout=110)[0]) for process in both]
+    last = plan.run()
+    assert (last.returncode, summary(last.stdout)["ended_before"]) == (0, 6), told
+    assert len(plan.lines_played()) == 6, "no trial was played twice"
+    assert all(plan.sessions(trajectory_id) == 1 for trajectory_id in plan.ids())
 
 
 def test_below_the_wanted_share_it_exits_6(plan):

@@ -125,8 +125,9 @@ class BatchResult:
         """The worst of all trials; the first of these that any trial calls for.
 
         130, 143 or 129 interrupted; 5 infrastructure; 4 the environment; 3 the agent; 1 artifacts that were not
-        uploaded, or trials that could not be run (2 when none could); 6 a trial below `fail_under`. Trials that did
-        not start because the total cost budget is spent are no failure, as a spent budget is none of a single run.
+        uploaded, trials that another process runs, or that could not be run (2 when none could); 6 a trial below
+        `fail_under`. Trials that did not start because the total cost budget is spent are no failure, as a spent
+        budget is none of a single run.
         """
         if self.interrupted_status is not None:
             return self.interrupted_status
@@ -139,6 +140,8 @@ class BatchResult:
         refused = self.count("refused")
         if refused:
             return EXIT_USAGE if refused == len(self.trials) else EXIT_UNSAVED
+        if self.count("held"):
+            return EXIT_UNSAVED
         if any(attempt.is_unsaved for trial in self.trials for attempt in trial.attempts):
             return EXIT_UNSAVED
         if fail_under is not None and any(share < fail_under for share in _shares(self.trials)):

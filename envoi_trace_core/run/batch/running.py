@@ -14,12 +14,14 @@ from envoi_trace_core.run.batch.cells import Batch, Trial
 from envoi_trace_core.run.batch.money import Money
 from envoi_trace_core.run.batch.progress import AttemptObserver, BatchObserver, Progress
 from envoi_trace_core.run.batch.results import EXIT_INTERRUPTED, Attempt, BatchResult, TrialResult, TrialStatus
-from envoi_trace_core.run.batch.stored import StoredBatch
+from envoi_trace_core.run.batch.stored import StoredBatch, read_attempt
 from envoi_trace_core.run.outcome import RunOutcome
 from envoi_trace_core.run.stop import StopRequest, StopSignal
 from envoi_trace_core.trace.lease import is_held
 
 MAX_RETRY_DELAY_S = 300.0
+UNFINISHED = (None, "interrupted")
+"""How an attempt stands that can go on."""
 
 
 class BatchStop:
@@ -76,12 +78,17 @@ class Standing:
     @property
     def is_unfinished(self) -> bool:
         """Whether its newest attempt can go on."""
-        return self.last is not None and self.last.reason in (None, "interrupted")
+        return self.last is not None and self.last.reason in UNFINISHED
 
     @property
     def failures(self) -> int:
         """Attempts that failed by no fault of the agent."""
         return sum(attempt.is_retried for attempt in self.attempts)
+
+    def with_attempt(self, attempt: Attempt) -> Standing:
+        """The same with an attempt as it is now."""
+        others = [known for known in self.attempts if known.number != attempt.number]
+        return attrs.evolve(self, attempts=(*others, attempt))
 
     def has_ended(self, retries: int) -> bool:
         """Whether nothing is left to do."""
@@ -186,8 +193,14 @@ class BatchRun:
         while True:
             number = standing.next_attempt()
             trajectory_id = self.batch.trajectory_id(standing.trial, number)
-            if trajectory_id in self._stored.leased and await self._is_held(trajectory_id):
+            # Another command may have come first to this trial, since this one looked.
+            if await self._is_held(trajectory_id):
                 return self._held(standing, trajectory_id)
+            standing, is_news = await self._look_again(standing, trajectory_id)
+            if is_news:
+                if standing.has_ended(self.batch.retries):
+                    return self._result(standing, "ended", before=True)
+                continue
             try:
                 attempt = await self._attempt(standing, number)
             except InterruptedRunError:
@@ -196,8 +209,7 @@ class BatchRun:
                 return self._result(standing, "refused", message=error.message)
             if attempt is None:
                 return self._result(standing, "detached")
-            others = [known for known in standing.attempts if known.number != number]
-            standing = attrs.evolve(standing, attempts=(*others, attempt))
+            standing = standing.with_attempt(attempt)
             if attempt.reason == "interrupted":
                 return self._result(standing, "interrupted")
             if attempt.is_retried and await self._is_held(trajectory_id):
@@ -211,6 +223,15 @@ class BatchRun:
             over = self._not_started(standing)
             if over is not None:
                 return over
+
+    async def _look_again(self, standing: Standing, trajectory_id: str) -> tuple[Standing, bool]:
+        """What the storage has of an attempt by now, and whether it ended since this command looked."""
+        found = await read_attempt(self.storage, trajectory_id)
+        if found is None or found.reason in UNFINISHED:
+            return standing, False
+        self.progress.add(standing.trial.cell.name, parts=found.parts, cost_usd=found.cost_usd)
+        self._money.spent(trajectory_id, found.cost_usd)
+        return standing.with_attempt(found), True
 
     async def _is_held(self, trajectory_id: str) -> bool:
         """Whether another process runs it; a run that begins this moment is refused by its lease."""

@@ -11,7 +11,7 @@ from envoi_trace_core.errors import EnvoiTraceError, KeyMissingError
 from envoi_trace_core.protocols import Storage
 from envoi_trace_core.run.batch.cells import Batch, Trial
 from envoi_trace_core.run.batch.results import Attempt
-from envoi_trace_core.trace.keys import TRAJECTORIES, lease_key, trace_key
+from envoi_trace_core.trace.keys import TRAJECTORIES, trace_key
 from envoi_trace_core.trace.reader import TraceHeader, read_header
 
 READS_AT_ONCE = 16
@@ -26,8 +26,6 @@ class StoredBatch:
     """By the id of the trial's first one, in order; one without a trace yet has no reason and no parts."""
     errors: Mapping[str, EnvoiTraceError] = attrs.field(factory=dict)
     """By trajectory id, why its trace can't be read."""
-    leased: frozenset[str] = frozenset()
-    """Trajectories that somebody holds, or held when it died."""
 
     @classmethod
     async def find(cls, storage: Storage, batch: Batch) -> StoredBatch:
@@ -38,14 +36,11 @@ class StoredBatch:
         """
         sizes: dict[str, int] = {}
         ids: set[str] = set()
-        leased: set[str] = set()
         for info in await storage.list(f"{TRAJECTORIES}{batch.prefix}"):
             trajectory_id = info.key.removeprefix(TRAJECTORIES).partition("/")[0]
             ids.add(trajectory_id)
             if info.key == trace_key(trajectory_id):
                 sizes[trajectory_id] = info.size_bytes
-            elif info.key == lease_key(trajectory_id):
-                leased.add(trajectory_id)
         attempts = {name: Attempt(trajectory_id=name, number=attempt_number(name), reason=None) for name in ids}
         errors: dict[str, EnvoiTraceError] = {}
         limiter = anyio.CapacityLimiter(READS_AT_ONCE)
@@ -66,11 +61,19 @@ class StoredBatch:
         trials: dict[str, list[Attempt]] = {}
         for attempt in sorted(attempts.values(), key=lambda attempt: attempt.number):
             trials.setdefault(_first_id(attempt), []).append(attempt)
-        return cls(attempts=trials, errors=errors, leased=frozenset(leased))
+        return cls(attempts=trials, errors=errors)
 
     def of(self, batch: Batch, trial: Trial) -> Sequence[Attempt]:
         """The attempts at a trial, in order."""
         return self.attempts.get(batch.trajectory_id(trial, 1), ())
+
+
+async def read_attempt(storage: Storage, trajectory_id: str) -> Attempt | None:
+    """One trajectory as it stands now; None when it has no trace, or none that can be read."""
+    try:
+        return _attempt(trajectory_id, await read_header(storage, trace_key(trajectory_id)))
+    except EnvoiTraceError:
+        return None
 
 
 def attempt_number(trajectory_id: str) -> int:

@@ -8,7 +8,6 @@ import weakref
 from collections import Counter
 
 import anyio
-import anyio.lowlevel
 import attrs
 import pytest
 
@@ -53,7 +52,7 @@ class Scripted:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
-            await anyio.lowlevel.checkpoint()
+            await anyio.sleep(0.02)  # so that the others come as far
             for end in (value for key, value in self.ends.items() if config.trajectory_id.endswith(key)):
                 if isinstance(end, Exception):
                     raise end
@@ -99,7 +98,7 @@ async def test_so_many_at_once_and_each_once(tmp_path):
     result, progress = await run(tmp_path, batch_of("c", "d", trials=10, concurrency=3), launcher)
     assert launcher.most == 3
     assert len(set(launcher.launched)) == len(launcher.launched) == 20
-    assert launcher.launched[:2] == ["b.c.t1", "b.d.t1"]
+    assert set(launcher.launched[:3]) == {"b.c.t1", "b.d.t1", "b.c.t2"}
     assert (result.count("ended"), result.exit_status()) == (20, 0)
     assert (progress.cells["c"].ended, progress.cells["c"].solved, progress.cells["c"].parts) == (10, 10, 30)
     assert progress.cells["c"].waiting == 0

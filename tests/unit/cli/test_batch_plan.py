@@ -126,6 +126,7 @@ def test_long_names_are_cut_and_stay_apart():
         (('models = ["m-1", "m/2.5"]', 'models = [{ name = "x" }]'), "models[0] has no 'model'"),
         (('"m/2.5"]', '{ model = "x", agent = "codex" }]'), "models[1].agent can't stand there"),
         (('root = "out"', "root = { a = 1 }"), "storage-opt: expects texts"),
+        (('root = "out"', 'rot = "out"'), "storage-opt: unknown option 'rot' of storage 'local'. Did you mean 'root'?"),
         (("labels = {", "labels = 3 #{"), "labels: expects a table"),
         (("trials = 2", "trials = = 2"), "no valid TOML"),
     ],
