@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import io
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from typing import Any
 import attrs
 import boto3
 import grpclib.server
+import pyarrow.parquet as pq
 from grpclib import GRPCError, Status
 from modal._utils.grpc_utils import custom_detail_codec
 from modal_fake.functions import Call, FunctionRpcs, Functions, jwt
@@ -51,6 +53,7 @@ class Plane:
     calls: list[str] = attrs.field(factory=list)
     faults: dict[str, list[Exception]] = attrs.field(factory=lambda: collections.defaultdict(list))
     image_error: str = ""
+    secrets: dict[str, dict[str, str]] = attrs.field(factory=dict)
     delays_s: dict[str, float] = attrs.field(factory=dict)
     image_commands: list[str] = attrs.field(factory=list)
 
@@ -183,10 +186,12 @@ class Bench:
     """A folder with a task and an environment, a bucket, and the command."""
 
     root: Path
-    plane: Plane
+    plane: Any
+    """A `Plane`, or a fake with sandboxes too."""
     s3_url: str
     bucket: str
     client: Any
+    sandbox: str = "near"
     _started: list[subprocess.Popen[str]] = attrs.field(factory=list)
 
     def close(self) -> None:
@@ -216,7 +221,7 @@ class Bench:
 
     def argv(self, *options: str) -> list[str]:
         return [
-            *COMMAND, "--agent", "script", "--sandbox", "near", "--task", str(self.task), "--env",
+            *COMMAND, "--agent", "script", "--sandbox", self.sandbox, "--task", str(self.task), "--env",
             str(self.root / "env"), "--trajectory-id", "t1", *options,
         ]  # fmt: skip
 
@@ -244,7 +249,7 @@ class Bench:
         }
 
 
-def make_bench(root: Path, plane: Plane, s3_url: str) -> Bench:
+def make_bench(root: Path, plane: Any, s3_url: str) -> Bench:
     client = boto3.client(
         "s3", endpoint_url=s3_url, region_name="us-east-1", aws_access_key_id="o", aws_secret_access_key="o"
     )
@@ -256,6 +261,12 @@ def make_bench(root: Path, plane: Plane, s3_url: str) -> Bench:
     (bench.task / "en.md").write_text("Write it.")
     (root / "env" / "main.py").write_text(NEVER_SOLVED)
     return bench
+
+
+def rows_of(bench: Bench) -> list[dict[str, Any]]:
+    """The trace in the bucket, by now."""
+    data = bench.objects().get("trajectories/t1/trace.parquet")
+    return pq.read_table(io.BytesIO(data)).to_pylist() if data else []
 
 
 def wait_until(condition: Callable[[], object], *, timeout_s: float = 90.0) -> None:

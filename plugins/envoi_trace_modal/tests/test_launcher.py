@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -13,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from grpclib import GRPCError, Status
 
@@ -21,7 +19,7 @@ from envoi_trace_core.errors import StorageError
 
 sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages
 
-from launcher_kit import CANARY, Bench, Plane, control_plane, make_bench, s3_server, wait_until
+from launcher_kit import CANARY, Bench, Plane, control_plane, make_bench, rows_of, s3_server, wait_until
 
 pytestmark = pytest.mark.timeout(400)  # several programs in a row, each of which starts in seconds on a busy machine
 
@@ -47,11 +45,6 @@ def bench(tmp_path: Path, plane: Plane, s3_url: str) -> Iterator[Bench]:
     made.script(*WRITES)
     yield made
     made.close()
-
-
-def rows_of(bench: Bench) -> list[dict[str, Any]]:
-    data = bench.objects().get("trajectories/t1/trace.parquet")
-    return pq.read_table(io.BytesIO(data)).to_pylist() if data else []
 
 
 def end_of(bench: Bench) -> Any:

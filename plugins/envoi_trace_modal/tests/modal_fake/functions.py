@@ -251,7 +251,7 @@ class Functions:
 
 
 class FunctionRpcs:
-    """Handlers, mixed into the control plane's. `self.state.functions` is a `Functions`."""
+    """Handlers, mixed into the control plane's: `state.functions` is a `Functions`, `state.secrets` a dict."""
 
     state: Any
 
@@ -405,6 +405,7 @@ class FunctionRpcs:
         else:
             secret = Secret(f"st-{uuid.uuid4().hex[:22]}", request.deployment_name, dict(request.env_dict))
             self._all.secrets[secret.id] = secret
+            self.state.secrets[secret.id] = secret.variables  # where sandboxes look
         await stream.send_message(api.SecretGetOrCreateResponse(secret_id=secret.id, metadata=_metadata(secret)))
 
     async def SecretList(self, stream):
@@ -424,6 +425,7 @@ class FunctionRpcs:
         request = await stream.recv_message()
         self._secret(request.secret_id)
         del self._all.secrets[request.secret_id]
+        del self.state.secrets[request.secret_id]
         await stream.send_message(Empty())
 
     def _secret(self, secret_id: str) -> Secret:
