@@ -30,6 +30,7 @@ SANDBOX_REF = "refs/sandbox/head"
 UNPACK_LIMIT = 1000
 """A pack with fewer objects becomes loose objects: ten thousand parts shall not make ten thousand packs."""
 MAX_CHAIN = 100_000
+MAX_KNOWN_TREES = 1000
 
 # A workspace's files may look like git's own and be damaged as such; they are only bytes to us.
 _TOLERATED = (
@@ -79,6 +80,8 @@ class Mirror:
     _strict: str
     _test_records: dict[str, Record]
     _part_refs: dict[str, str]
+    _trees_of: dict[str, str] = attrs.field(factory=dict, init=False)
+    """Of commits that were asked about lately: each would be asked about several times."""
 
     @classmethod
     def open(cls, directory: Path, *, redact: Redact | None = None) -> Mirror:
@@ -150,7 +153,7 @@ class Mirror:
         lines = [line for line in listed.splitlines() if not line.startswith("commit ")]
         if not lines:
             return Accepted(commit=commit, tree=self.tree_of(commit), tampered=None, is_older=True)
-        tree = lines[0].split()[0]
+        tree = self._know_tree(commit, lines[0].split()[0])
         oldest = lines[-1].split()
         parents = oldest[1:]
         goes_on = parents == [last] if known else any(last in line.split()[1:] for line in lines)
@@ -166,7 +169,16 @@ class Mirror:
         Raises:
             GitError: There is no such commit.
         """
-        return self.git.text("rev-parse", "--verify", f"{commit}^{{tree}}")
+        tree = self._trees_of.get(commit)
+        if tree is None:
+            tree = self._know_tree(commit, self.git.text("rev-parse", "--verify", f"{commit}^{{tree}}"))
+        return tree
+
+    def _know_tree(self, commit: str, tree: str) -> str:
+        if len(self._trees_of) >= MAX_KNOWN_TREES:
+            self._trees_of.clear()
+        self._trees_of[commit] = tree
+        return tree
 
     # -- recording --------------------------------------------------------------------------------
 
@@ -207,6 +219,7 @@ class Mirror:
                 sandbox_commit=accepted.commit, skipped_files=skipped,
             )  # fmt: skip
             self._move({RECORD_REF: record.commit}, accepted)
+        self._know_tree(record.commit, record.tree)
         self.head = record
         return record
 
