@@ -85,8 +85,8 @@ def test_a_command_that_behaves(tmp_path: Path, way: tuple[str, bool]) -> None:
 def test_a_fork_bomb_is_ended(tmp_path: Path, way: tuple[str, bool]) -> None:
     started = time.monotonic()
     answer = confined(tmp_path, way, BOMB)
-    # Where the kernel refuses to fork, the bomb goes on trying until its time is over.
-    assert answer["ended"] in ("processes", "timeout", "exited")
+    # Where the kernel refuses to fork, the shells give up, or go on trying until their time is over.
+    assert answer["ended"] in (("processes", "timeout", "exited") if way[1] and os.getuid() == 0 else ("processes",))
     assert time.monotonic() - started < 60
     assert left() == []
 

@@ -72,7 +72,8 @@ class Guard:
             lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
             lines = []
-        return f"it calls a compiler: {lines[0][:300]}" if lines else ""
+        called = lines[0].replace(f"{self.tripwire.parent}/bin/", "")[:300] if lines else ""
+        return f"it calls a compiler: {called}" if lines else ""
 
 
 def set_guard(folder: Path) -> Guard:
