@@ -2,9 +2,9 @@
 
 python benchmarks/batch.py [--trajectories 200] [--concurrency 8] [--parts 10] [--kill]
 
-Prints wall time, parts a second, CPU of the orchestrator outside the sandboxes, and its memory: at the start, at its
-peak, and what it still grows by from a finished trajectory to the next. `--kill` ends it with SIGKILL in the middle
-and runs the same command again.
+Prints wall time, parts a second, CPU of the orchestrator outside the sandboxes, and its memory: with one trajectory,
+at the peak of all, and, of a hundred or more, what it still grows by a finished one. `--kill` ends it with SIGKILL in
+the middle and runs the same command again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from envoi_trace_core.trace.reader import read_trace
 
 COMMAND = [sys.executable, "-m", "envoi_trace_core"]
 SAMPLE_S = 0.5
+ENOUGH_FOR_GROWTH = 100
+"""With fewer, libraries that are imported late look like growth."""
 ENVIRONMENT = """
 import envoi
 
@@ -70,10 +72,10 @@ class Bench:
             '[[tasks]]\ntask = "task"\nenv = "env"\n[defaults]\nsandbox = "local"\nmax-turns = 1\n'
         )
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *options: str) -> subprocess.Popen[str]:
         environ = {**os.environ, "ENVOI_TRACE_STATE_DIR": str(self.folder / "state")}
         return subprocess.Popen(
-            [*COMMAND, "batch", str(self.folder / "plan.toml"), "--json", "--quiet"],
+            [*COMMAND, "batch", str(self.folder / "plan.toml"), "--json", "--quiet", *options],
             cwd=self.folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -90,9 +92,9 @@ class Bench:
         process.communicate()
         return self.ended()
 
-    def measure(self) -> tuple[dict[str, object], Samples, float]:
+    def measure(self, *options: str) -> tuple[dict[str, object], Samples, float]:
         began_at = time.monotonic()
-        process = self.start()
+        process = self.start(*options)
         samples, over = Samples(), threading.Event()
         watcher = threading.Thread(target=self._watch, args=(process.pid, samples, over))
         watcher.start()
@@ -154,19 +156,22 @@ def main() -> None:
         bench.write()
         before = bench.kill_in_the_middle() if given.kill else 0
         told, samples, took_s = bench.measure()
+        _, one, _ = bench.measure("--batch", "one", "--trials", "1", "--concurrency", "1")
         played = given.trajectories - before
         lost = bench.lost()
         print(f"trajectories      {given.trajectories}, {given.concurrency} at once, {given.parts} parts each")
         if given.kill:
             print(f"before the kill   {before} had ended; {told['ended_before']} were left as they are")
-        print(f"lost              {len(lost)}{"".join(f" {name}" for name in lost[:5])}")
+        print(f"lost              {len(lost)}{''.join(f' {name}' for name in lost[:5])}")
         print(f"wall time         {took_s:.1f} s, {took_s / played:.2f} s a trajectory")
         print(f"parts a second    {played * given.parts / took_s:.1f}")
         print(f"orchestrator CPU  {samples.cpu_s:.1f} s, {samples.cpu_s / played * 1000:.0f} ms a trajectory")
-        peak, first = max(samples.resident_mib), samples.resident_mib[0]
-        print(f"memory            {first:.0f} MiB at first, {peak:.0f} MiB at its peak")
-        print(f"                  {(peak - first) / given.concurrency:.1f} MiB a running trajectory")
-        print(f"                  {growth_kib(samples, given.trajectories):.1f} KiB more a finished trajectory")
+        peak, alone = max(samples.resident_mib), max(one.resident_mib)
+        print(f"memory            {alone:.0f} MiB with one trajectory, {peak:.0f} MiB at the peak of all")
+        more = (peak - alone) / max(given.concurrency - 1, 1)
+        print(f"                  {more:.1f} MiB more for each further one that runs")
+        if given.trajectories >= ENOUGH_FOR_GROWTH:
+            print(f"                  {growth_kib(samples, given.trajectories):.1f} KiB more a finished trajectory")
         print(f"threads, files    {samples.threads}, {samples.files} at most")
         if lost:
             raise SystemExit(1)

@@ -23,5 +23,5 @@ def test_none_of_twelve_is_lost_though_it_is_killed(tmp_path):
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith(("lost", "before")))
     assert lines["lost"] == "0"
     assert "were left as they are" in lines["before"]
-    for figure in ("wall time", "parts a second", "memory", "a finished trajectory"):
+    for figure in ("wall time", "parts a second", "memory", "each further one"):
         assert figure in done.stdout
