@@ -248,6 +248,8 @@ class Archive:
     async def save(self, end: RunEnd) -> None:
         """Make the end a fact, and upload everything; a step that fails does not keep the next ones from trying."""
         await self._try(partial(self._record_end, end))
+        if not self.has_begun:
+            return  # not even its beginning could be written: there is nothing to store
         await self._try(self._upload_events)
         await self._try(self._upload_bundle)
         await self._try(self._upload_log)
@@ -301,7 +303,8 @@ class Archive:
             return
         with TemporaryDirectory(prefix="envoi-trace-") as folder:
             bundle = Path(folder) / "repo.bundle"
-            await anyio.to_thread.run_sync(_write_whole_bundle, self.mirror_dir, bundle)
+            git = Git(directory=self.mirror_dir)
+            await anyio.to_thread.run_sync(partial(write_bundle, git, bundle, since=None))
             await self.storage.put(bundle_key(self.id), bundle)
 
     def outcome(self, end: RunEnd) -> RunOutcome:
@@ -311,10 +314,6 @@ class Archive:
 
 
 _FINAL = ("completed", "build_failed")
-
-
-def _write_whole_bundle(mirror_dir: Path, destination: Path) -> None:
-    write_bundle(Git(directory=mirror_dir), destination, since=None)
 
 
 @asynccontextmanager
