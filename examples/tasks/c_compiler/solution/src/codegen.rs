@@ -10,7 +10,7 @@ const REGISTERS: [&str; 6] = ["rdi", "rsi", "rdx", "rcx", "r8", "r9"];
 //@
 
 #[derive(Default)]
-struct Generator {
+pub struct Generator {
     out: String,
     /// Values on the stack now: a call needs an even number.
     depth: usize,
@@ -33,7 +33,7 @@ pub fn generate(program: &Program) -> String {
 }
 
 impl Generator {
-    fn line(&mut self, text: &str) {
+    pub fn line(&mut self, text: &str) {
         self.out.push_str(text);
         self.out.push('\n');
     }
@@ -179,7 +179,7 @@ impl Generator {
     }
 
     /// Widen what is in rax.
-    fn widen(&mut self, ty: &Type) {
+    pub fn widen(&mut self, ty: &Type) {
         let text = match ty {
             Type::Int { size: 1, signed: true } => "movsbq %al, %rax",
             Type::Int { size: 1, signed: false } => "movzbl %al, %eax",
@@ -335,46 +335,6 @@ impl Generator {
         self.value(right);
         self.line(&format!("test %rax, %rax\n{} {}", jump, short));
         self.line(&format!("mov ${}, %eax\njmp {}\n{}:\nmov ${}, %eax\n{}:", 1 - decided, end, short, decided, end));
-    }
-
-    /// rax = rax operator rcx, both of this type.
-    fn operate(&mut self, operator: Operator, ty: &Type) {
-        let (a, c, d) = if ty.size() == 8 { ("rax", "rcx", "rdx") } else { ("eax", "ecx", "edx") };
-        let signed = ty.is_signed();
-        match operator {
-            Operator::Add => self.line(&format!("add %{}, %{}", c, a)),
-            Operator::Subtract => self.line(&format!("sub %{}, %{}", c, a)),
-            Operator::Multiply => self.line(&format!("imul %{}, %{}", c, a)),
-            Operator::BitAnd => self.line(&format!("and %{}, %{}", c, a)),
-            Operator::BitOr => self.line(&format!("or %{}, %{}", c, a)),
-            Operator::BitXor => self.line(&format!("xor %{}, %{}", c, a)),
-            Operator::ShiftLeft => self.line(&format!("shl %cl, %{}", a)),
-            Operator::ShiftRight => self.line(&format!("{} %cl, %{}", if signed { "sar" } else { "shr" }, a)),
-            Operator::Divide | Operator::Remainder => {
-                match (signed, ty.size()) {
-                    (true, 8) => self.line("cqto"),
-                    (true, _) => self.line("cltd"),
-                    _ => self.line("xor %edx, %edx"),
-                }
-                self.line(&format!("{} %{}", if signed { "idiv" } else { "div" }, c));
-                if operator == Operator::Remainder {
-                    self.line(&format!("mov %{}, %{}", d, a));
-                }
-            }
-            _ => {
-                let condition = match (operator, signed) {
-                    (Operator::Equal, _) => "e",
-                    (Operator::NotEqual, _) => "ne",
-                    (Operator::Less, true) => "l",
-                    (Operator::Less, false) => "b",
-                    (_, true) => "le",
-                    (_, false) => "be",
-                };
-                self.line(&format!("cmp %{}, %{}\nset{} %al\nmovzbl %al, %eax", c, a, condition));
-                return;
-            }
-        }
-        self.widen(ty);
     }
 //@3
 

@@ -305,7 +305,7 @@ impl<'a> Parser<'a> {
 
 /// A value that is known before the program runs.
 fn static_value(expr: &Expr) -> Option<Value> {
-    if let Some(number) = crate::expression::evaluate(expr) {
+    if let Some(number) = crate::constant::evaluate(expr) {
         return Some(Value::Number(number));
     }
 //@4
@@ -313,7 +313,7 @@ fn static_value(expr: &Expr) -> Option<Value> {
         ExprKind::Cast(inner) => return static_value(inner),
         ExprKind::Address(target) => return static_address(target),
         ExprKind::Binary(operator, left, right) => {
-            let by = crate::expression::evaluate(right)?;
+            let by = crate::constant::evaluate(right)?;
             if let Value::Address(label, added) = static_value(left)? {
                 let added = if *operator == Operator::Subtract { added - by } else { added + by };
                 return Some(Value::Address(label, added));

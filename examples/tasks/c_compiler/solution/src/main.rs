@@ -7,10 +7,13 @@
 //@
 mod ast;
 mod codegen;
+mod constant;
 mod declare;
 mod error;
 mod expression;
 mod lexer;
+mod operate;
+mod operators;
 mod parser;
 //@2
 mod statement;
