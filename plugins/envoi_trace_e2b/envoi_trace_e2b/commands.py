@@ -327,6 +327,6 @@ async def stream_command(
             if command.exit_code is None:
                 await kill_command(envd, command)
             pump.cancel()
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(AFTER_KILL_S, shield=True):
                 await asyncio.wait([pump])
             stream.close()

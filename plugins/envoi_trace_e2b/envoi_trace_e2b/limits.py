@@ -9,4 +9,4 @@ PLAN_LIFETIME_S: dict[Plan, float] = {"hobby": 3600.0, "pro": 86400.0}
 
 def max_lifetime_s(options: E2bOptions) -> float:
     """How long a sandbox may run without a pause."""
-    return options.max_lifetime_s or PLAN_LIFETIME_S[options.plan]
+    return options.max_lifetime_s if options.max_lifetime_s > 0 else PLAN_LIFETIME_S[options.plan]

@@ -100,7 +100,7 @@ class Bench:
         )  # fmt: skip
 
     def finish(self, process: subprocess.Popen[str], trajectory_id: str = "t1") -> Finished:
-        stdout, stderr = process.communicate(timeout=200)
+        stdout, stderr = process.communicate(timeout=400)
         return Finished(process.returncode, stdout, stderr, self.root / "trajectories" / trajectory_id)
 
     def run(self, *more: str, **which: Any) -> Finished:
@@ -128,7 +128,7 @@ class Bench:
         process.communicate(timeout=30)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -78,6 +78,7 @@ async def test_who_asked_first_goes_first(fake: FakeE2b) -> None:
         assert made == ["t0"]
         assert fake.state.sandboxes[second.id].state == "paused"
         assert fake.state.sandboxes[first.id].state == "running"
+        assert f"POST /sandboxes/{first.id}/pause" not in fake.state.calls
         await other.close()
         await first.close()
     assert made == ["t0", "t1"]

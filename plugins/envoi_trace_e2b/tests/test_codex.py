@@ -11,7 +11,7 @@ from codex_scripted_model import Message, Reasoning, ScriptedModel, answer, patc
 from e2b_bench import REPOSITORY, Bench
 from e2b_fake.server import FakeE2b
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CANARY = "sk-canary-51e8b24d607f3a9c"
 SOLUTION = """\

@@ -236,6 +236,7 @@ async def test_envd_that_vanishes_breaks_what_runs_and_nothing_else(fake: FakeE2
 
 
 @pytest.mark.anyio
+@pytest.mark.slow
 async def test_a_command_waits_for_envd_to_come_back(fake: FakeE2b, sandbox: Sandbox) -> None:
     fake.go("envd")
     results: list[bytes] = []
@@ -245,7 +246,7 @@ async def test_a_command_waits_for_envd_to_come_back(fake: FakeE2b, sandbox: San
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        await anyio.sleep(1.5)
+        await anyio.sleep(8)  # the SDK itself would wait for less
         fake.come("envd")
     assert results == [b"back\n"]
 
@@ -261,6 +262,18 @@ async def test_a_stream_that_is_left_early_passes_on_what_left_it(sandbox: Sandb
         async for chunk in read:
             assert chunk.startswith(b"x")
             break
+
+
+@pytest.mark.anyio
+async def test_no_command_has_a_deadline_that_is_not_ours(fake: FakeE2b, sandbox: Sandbox) -> None:
+    """The SDK's default would kill an agent after 60 s, and only its first process."""
+    await sandbox.run(["true"], timeout_s=5)
+    async with sandbox.stream(["cat"]) as stream:
+        await stream.close_stdin()
+        await stream.wait()
+    await sandbox.spawn(["sleep", "1"])
+    assert len(fake.state.deadlines_ms) >= 5
+    assert set(fake.state.deadlines_ms) == {None}
 
 
 # -- life ---------------------------------------------------------------------------------------------

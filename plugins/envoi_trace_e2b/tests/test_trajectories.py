@@ -14,7 +14,7 @@ import pytest
 from e2b_bench import REPOSITORY, Bench, wait_until
 from e2b_fake.server import FakeE2b
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 QUICK = ("--auto-resume", "--restart-delay", "0.2")
 

@@ -70,14 +70,14 @@ class Running:
 class Process(process_connect.Process):
     """The process service of one sandbox."""
 
-    def __init__(self, sandbox: FakeSandbox) -> None:
-        self.sandbox = sandbox
+    def __init__(self, sandbox: FakeSandbox, deadline_ms: str | None) -> None:
+        self.sandbox, self.deadline_ms = sandbox, deadline_ms
 
-    async def start(self, request: Any, ctx: Any) -> AsyncIterator[Any]:
+    async def start(self, request: Any, _ctx: Any) -> AsyncIterator[Any]:
         running = await self._spawn(request)
-        deadline_ms = ctx.request_headers.get("connect-timeout-ms") if hasattr(ctx, "request_headers") else None
-        if deadline_ms:
-            asyncio.get_running_loop().call_later(int(deadline_ms) / 1000, self._signal, running, signal.SIGKILL)
+        if self.deadline_ms:  # the real one kills the process at it
+            delay_s = int(self.deadline_ms) / 1000
+            asyncio.get_running_loop().call_later(delay_s, self._signal, running, signal.SIGKILL)
         async for event in self._events(running, process_pb.StartResponse):
             yield event
 
@@ -213,7 +213,10 @@ async def serve(state: State, exchange: Exchange) -> None:
     if exchange.headers.get("x-access-token") != sandbox.token:
         return await exchange.reply(401, {"code": 401, "message": "bad access token"})
     if exchange.path.startswith("/process.Process/"):
-        app = process_connect.ProcessASGIApplication(Process(sandbox), codecs=[ENVD_JSON_CODEC], read_max_bytes=None)
+        service = Process(sandbox, exchange.headers.get("connect-timeout-ms"))
+        if exchange.path.endswith("/Start"):
+            state.deadlines_ms.append(service.deadline_ms)
+        app = process_connect.ProcessASGIApplication(service, codecs=[ENVD_JSON_CODEC], read_max_bytes=None)
         return await app(exchange.scope, exchange.receive, exchange.send)
     if exchange.path == "/files":
         query = dict(urllib.parse.parse_qsl(exchange.scope["query_string"].decode()))

@@ -89,6 +89,8 @@ class State:
     faults: list[Fault] = attrs.field(factory=list)
     calls: list[str] = attrs.field(factory=list)
     """Every request as `METHOD /path`."""
+    deadlines_ms: list[str | None] = attrs.field(factory=list)
+    """What each start of a process asked for."""
     by_key: dict[str, str] = attrs.field(factory=dict)
     """Idempotency keys of creates."""
     create_times: list[float] = attrs.field(factory=list)
