@@ -48,8 +48,10 @@ class BatchDisplay:
         total = len(self.batch.cells) * self.batch.trials
         at_once = min(self.batch.concurrency, total)
         cells = f" ({len(self.batch.cells)} cells)" if len(self.batch.cells) > 1 else ""
+        if self.quiet:
+            return
         self._print(f"{total} trajectories{cells}, {at_once} at once")
-        if not self.quiet and self.stderr.isatty():
+        if self.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
 

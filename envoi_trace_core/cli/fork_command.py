@@ -26,6 +26,7 @@ def fork(
     """Start a new trajectory from a part of a stored one, with any agent; options override those of its run."""
     from envoi_trace_core.cli.run_command import launch
 
+    options.refuse_several("fork")
     words = StorageWords(name=options.storage, opts=options.storage_opt)
     raise typer.Exit(launch(run_async(lambda: _configuration(trajectory, at_part, words, options)), options))
 

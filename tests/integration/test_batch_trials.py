@@ -67,4 +67,8 @@ def test_wrong_use_starts_nothing(bench):
         done = trials(bench, *words)
         assert done.returncode == 2, done.stderr
         assert expected in done.stderr
+    for command in ("resume", "fork"):
+        done = bench.cli(command, "t1", "--trials", "2", *(["--at-part", "1"] if command == "fork" else []))
+        assert done.returncode == 2
+        assert f"--trials is of several trajectories, and `{command}` is of one" in done.stderr
     assert not (bench.root / "trajectories").exists()
