@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 MAX_TRIES = 4
+INTERRUPT_INTERVAL_S = 0.05
 
 
 @attrs.frozen(kw_only=True)
@@ -89,14 +91,19 @@ async def query_storage(
 async def _run_interruptibly(call: Callable[[Callable[[DuckDBPyConnection], None]], None]) -> None:
     """Run in a thread; when this is cancelled (Ctrl-C), so is the statement."""
     opened: list[DuckDBPyConnection] = []
+    ended = anyio.Event()
     failure: BaseException | None = None
 
     async def interrupt_when_cancelled() -> None:
         try:
             await anyio.sleep_forever()
         finally:
-            for connection in opened:
-                connection.interrupt()
+            with anyio.CancelScope(shield=True):
+                while not ended.is_set():
+                    # Again and again: an interrupt before the statement runs is forgotten.
+                    _interrupt(opened)
+                    with anyio.move_on_after(INTERRUPT_INTERVAL_S):
+                        await ended.wait()
 
     async with anyio.create_task_group() as group:
         group.start_soon(interrupt_when_cancelled)
@@ -104,11 +111,19 @@ async def _run_interruptibly(call: Callable[[Callable[[DuckDBPyConnection], None
             await anyio.to_thread.run_sync(call, opened.append)
         except BaseException as error:  # noqa: BLE001 - raised below, not wrapped into a group
             failure = error
-        opened.clear()
+        ended.set()
         group.cancel_scope.cancel()
     if failure is not None:
         await anyio.lowlevel.checkpoint()  # a statement that was interrupted is a task that was cancelled
         raise failure
+
+
+def _interrupt(connections: Sequence[DuckDBPyConnection]) -> None:
+    import duckdb
+
+    for connection in connections:
+        with suppress(duckdb.Error):  # closed by then
+            connection.interrupt()
 
 
 def _run(
