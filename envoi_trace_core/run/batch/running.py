@@ -208,7 +208,8 @@ class BatchRun:
             except UsageError as error:
                 return self._result(standing, "refused", message=error.message)
             if attempt is None:
-                return self._result(standing, "detached")
+                handed_over = Attempt(trajectory_id=trajectory_id, number=number, reason=None)
+                return self._result(standing.with_attempt(handed_over), "detached")
             standing = standing.with_attempt(attempt)
             if attempt.reason == "interrupted":
                 return self._result(standing, "interrupted")

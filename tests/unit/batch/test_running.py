@@ -153,6 +153,7 @@ async def test_refused_trials_alone_are_wrong_use(tmp_path):
 async def test_detached_ones_go_on_elsewhere(tmp_path):
     result, progress = await run(tmp_path, batch_of(trials=3), Scripted(), detach=True)
     assert (result.count("detached"), result.exit_status()) == (3, 0)
+    assert [trial.last.trajectory_id for trial in result.trials] == ["b.c.t1", "b.c.t2", "b.c.t3"]
     assert progress.cells["c"].left == 3
 
 
