@@ -33,6 +33,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it makes programs for Linux"),
     pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc, around which submissions are made"),
+    pytest.mark.skipif(not Path("/usr/bin/gcc").exists(), reason="gcc is not where submissions look for it"),
 ]
 
 SOURCE = Path(__file__).parents[2] / "examples" / "environments" / "c_compiler"
@@ -88,6 +89,15 @@ async def runtime(tmp_path: Path, folder: Path, kind: Any = "none") -> AsyncIter
             yield Runtime(inner, tmp_path)
     finally:
         await sandbox.close()
+
+
+def has_namespaces() -> bool:
+    words = ["unshare", *([] if os.getuid() == 0 else ["--user", "--map-current-user"])]
+    try:
+        probe = [*words, "--pid", "--mount", "--net", "--ipc", "--fork", "true"]
+        return subprocess.run(probe, capture_output=True, timeout=20, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def failures(run: TestRun, path: str) -> list[dict[str, Any]]:
@@ -151,13 +161,14 @@ async def test_a_cheat_that_the_probes_did_not_show_fails_its_test(tmp_path: Pat
     """It calls gcc for programs with a `goto` only; in namespaces of its own even by the absolute path."""
     if kind == "bwrap" and isolation.bubblewrap() is None:
         pytest.skip("bubblewrap does not work here")
+    if not has_namespaces():
+        pytest.skip("this machine gives no namespaces: an absolute path gets by")
     sly = script('grep -q goto "$1" && exec /usr/bin/gcc -w "$@"; echo "main.c:1: no" >&2; exit 1')
     async with runtime(tmp_path, environment(tmp_path / "env", cheat_check="true"), kind) as it:
         run = await it.test(sly, ["basics/control_flow"])
     (result,) = run.results
     assert (result.counts.passed, result.counts.failed) == (0, 30)
-    if "operation not permitted" not in str(result.error).lower():
-        assert "The submission cheats: it calls a compiler: /usr/bin/gcc" in str(result.error)
+    assert "The submission cheats: it calls a compiler: /usr/bin/gcc" in str(result.error)
 
 
 NAP = f"sleep 61.{os.getpid():06}7"
@@ -166,13 +177,13 @@ BOMB = "f() { [ $1 -gt 9 ] || { f $(($1 + 1)) & f $(($1 + 1)) & }; @; }; f 0".re
 """A thousand processes at most, should nothing stop it."""
 HOSTILE = {
     "always_0": (script("exit 0"), "made no program"),
-    "hangs": (script(NAP), "ran for more than 1 s"),
-    "spins": (script("while :; do :; done"), "more than 1 s"),
+    "hangs": (script(NAP), "ran for more than 4 s"),
+    "spins": (script("while :; do :; done"), "more than 4 s"),
     "prints_1_gb": (script("head -c 1000000000 /dev/zero"), "wrote more than"),
-    "writes_1_gb": (script('head -c 1000000000 /dev/zero >program'), "the compiler"),
+    "writes_1_gb": (script("head -c 1000000000 /dev/zero >program"), "the compiler"),
     "forks_without_end": (script(BOMB), ""),
     "crashes": (script("kill -SEGV $$"), "killed by SIGSEGV"),
-    "makes_no_elf": (script('echo text >program; chmod +x program'), "could not be started"),
+    "makes_no_elf": (script("echo text >program; chmod +x program"), "could not be started"),
 }
 
 
@@ -180,7 +191,7 @@ HOSTILE = {
 async def test_hostile_compilers_fail_every_case_in_bounded_time(tmp_path: Path, name: str) -> None:
     files, problem = HOSTILE[name]
     paths, total = (SMALL, SMALL_TOTAL) if name == "always_0" else (SMALL[:1], 12)
-    folder = environment(tmp_path / "env", compile__wall_s="1", run__wall_s="5")
+    folder = environment(tmp_path / "env", compile__wall_s="4", run__wall_s="5")
     async with runtime(tmp_path, folder) as it:
         started = time.monotonic()
         run = await it.test(files, paths)
@@ -212,7 +223,7 @@ async def test_hostile_programs_fail_and_leave_nothing(tmp_path: Path, kind: str
         " execl(\"/bin/sleep\", \"sleep\", \"@\", 0); }\n"
         "=== memory\n#include <stdlib.h>\n#include <string.h>\n"
         "int main(void) { for (int i = 0; i < 64; i++) { char *p = malloc(1 << 26); if (!p) return 5;"
-        " memset(p, 1, 1 << 26); } }\n"
+        " memset(p, 1, 4096); } }\n"
         "=== spins\nint main(void) { for (;;) ; }\n".replace("@", NAP.split()[1])
     )  # fmt: skip
     async with runtime(tmp_path, folder, kind) as it:
