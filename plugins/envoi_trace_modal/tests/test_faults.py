@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,8 +17,9 @@ import pytest
 from envoi_trace_modal.sandbox import calls
 from envoi_trace_modal.sandbox.options import ModalOptions
 from envoi_trace_modal.sandbox.spec import MODAL_SANDBOX
-from grpclib import Status
+from grpclib import GRPCError, Status
 from modal_fake.server import FakeModal
+from modal_proto import api_pb2 as api
 
 from envoi_trace_core.errors import SandboxError, SandboxLostError, UsageError
 from envoi_trace_core.protocols import Sandbox
@@ -127,6 +131,40 @@ def test_an_orchestrator_elsewhere_gets_the_token_and_the_server(fake: FakeModal
     assert MODAL_SANDBOX.carried is not None
     carried = MODAL_SANDBOX.carried(OPTIONS)
     assert carried.variables == {name: value for name, value in fake.environ.items() if name != "MODAL_CONFIG_PATH"}
+
+
+@pytest.mark.anyio
+async def test_a_throttle_that_names_its_time_is_bounded_too(fake: FakeModal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK waits for it by itself, for ever unless it is told how long."""
+    assert calls.THROTTLE_S < calls.PATIENCE_S
+    await MODAL_SANDBOX.list_live(OPTIONS)
+    assert os.environ["MODAL_MAX_THROTTLE_WAIT"] == str(calls.THROTTLE_S)
+    monkeypatch.setenv("MODAL_MAX_THROTTLE_WAIT", "2")
+    policy = api.RPCRetryPolicy(retry_after_secs=0.5)
+    fake.state.faults[CREATE] = [GRPCError(Status.RESOURCE_EXHAUSTED, "slow down", [policy])] * MANY
+    monkeypatch.setattr("envoi_trace_modal.sandbox.creating.CREATE_S", 3.0)
+    with anyio.fail_after(60), pytest.raises(SandboxError, match="slow down"):
+        await MODAL_SANDBOX.create(request(), ModalOptions(busy_wait=3))
+    fake.state.faults[CREATE] = [GRPCError(Status.RESOURCE_EXHAUSTED, "slow down", [policy])]
+    await (await MODAL_SANDBOX.create(request(), OPTIONS)).close()
+    assert fake.live() == []
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_can_not_be_used_is_one_line_without_its_password(
+    fake: FakeModal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("python_socks") is not None:
+        pytest.skip("python-socks is there")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://user:hunter2@127.0.0.1:9")
+    with pytest.raises(UsageError, match="proxy") as caught:
+        await MODAL_SANDBOX.create(request(), OPTIONS)
+    assert "hunter2" not in caught.value.message
+    assert "api-proxy-support" in (caught.value.mend or "")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert await MODAL_SANDBOX.list_live(OPTIONS) == []
 
 
 @pytest.mark.anyio
@@ -244,3 +282,39 @@ async def test_a_command_line_above_modals_bound_works(fake: FakeModal, sandbox:
             got += piece
     assert got.decode() == words[1]
     assert (await sandbox.run(["ls", sandbox.support_dir], timeout_s=30)).stdout == b""
+
+
+_MEASURE = """
+import resource, sys, anyio
+from envoi_trace_modal.sandbox.options import ModalOptions
+from envoi_trace_modal.sandbox.spec import MODAL_SANDBOX
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+async def main():
+    sandbox = await MODAL_SANDBOX.attach(sys.argv[1], ModalOptions())
+    size = int(sys.argv[2]) << 20
+    before = peak_mb()
+    if sys.argv[3] == "read":
+        data = await sandbox.read_file("/tmp/big", max_bytes=size)
+    else:
+        data = b"x" * size
+        await sandbox.write_file("/tmp/copy", data)
+    assert len(data) == size
+    print(peak_mb() - before)
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units there")
+@pytest.mark.parametrize("way", ["read", "write"])
+async def test_a_large_file_is_not_held_twice(fake: FakeModal, sandbox: Sandbox, way: str) -> None:
+    size_mb = 150
+    made = await sandbox.run(["sh", "-c", f"head -c {size_mb << 20} /dev/zero >/tmp/big"], timeout_s=60)
+    assert made.exit_code == 0
+    done = await anyio.run_process([sys.executable, "-c", _MEASURE, sandbox.id, str(size_mb), way])
+    assert float(done.stdout) < 1.6 * size_mb

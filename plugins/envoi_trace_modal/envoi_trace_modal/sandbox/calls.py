@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import random
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -26,7 +29,7 @@ def sdk() -> None:
     """Import the SDK for the first time, which reads its settings.
 
     Raises:
-        UsageError: They are broken.
+        UsageError: They are broken, or name a proxy that the SDK can't use.
     """
     os.environ.setdefault("MODAL_MAX_THROTTLE_WAIT", str(THROTTLE_S))
     try:
@@ -36,6 +39,23 @@ def sdk() -> None:
         raise UsageError(
             f"Modal's SDK can't be used: {text}", mend="mend ~/.modal.toml, or write it anew: modal setup"
         ) from error
+    _check_proxy()
+
+
+def _check_proxy() -> None:
+    """Without python-socks the SDK tries to connect until its time is over, and then blames the network."""
+    from modal.config import config
+
+    server = urllib.parse.urlsplit(str(config.get("server_url")).partition(",")[0])
+    proxies = urllib.request.getproxies()
+    is_used = proxies.get(server.scheme) or proxies.get("all")
+    if not is_used or config.get("disable_api_proxy") or urllib.request.proxy_bypass(server.hostname or ""):
+        return
+    if importlib.util.find_spec("python_socks") is None:
+        raise UsageError(
+            "a proxy is set, and Modal's SDK needs python-socks to use it",
+            mend='pip install "modal[api-proxy-support]"; MODAL_DISABLE_API_PROXY=1 goes around the proxy',
+        )
 
 
 async def call[T](
