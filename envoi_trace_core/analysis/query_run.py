@@ -92,11 +92,21 @@ async def _run_interruptibly(call: Callable[[Callable[[DuckDBPyConnection], None
     """Run in a thread; when this is cancelled (Ctrl-C), so is the statement."""
     opened: list[DuckDBPyConnection] = []
     ended = anyio.Event()
-    failure: BaseException | None = None
+    failures: list[BaseException] = []
 
-    async def interrupt_when_cancelled() -> None:
+    async def in_thread() -> None:
+        # A task of its own: Ctrl-C cancels the main one in asyncio's way, which would leave the thread alone.
         try:
-            await anyio.sleep_forever()
+            await anyio.to_thread.run_sync(call, opened.append)
+        except BaseException as error:  # noqa: BLE001 - raised below, not wrapped into a group
+            failures.append(error)
+        finally:
+            ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(in_thread)
+        try:
+            await ended.wait()
         finally:
             with anyio.CancelScope(shield=True):
                 while not ended.is_set():
@@ -104,18 +114,9 @@ async def _run_interruptibly(call: Callable[[Callable[[DuckDBPyConnection], None
                     _interrupt(opened)
                     with anyio.move_on_after(INTERRUPT_INTERVAL_S):
                         await ended.wait()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(interrupt_when_cancelled)
-        try:
-            await anyio.to_thread.run_sync(call, opened.append)
-        except BaseException as error:  # noqa: BLE001 - raised below, not wrapped into a group
-            failure = error
-        ended.set()
-        group.cancel_scope.cancel()
-    if failure is not None:
+    if failures:
         await anyio.lowlevel.checkpoint()  # a statement that was interrupted is a task that was cancelled
-        raise failure
+        raise failures[0]
 
 
 def _interrupt(connections: Sequence[DuckDBPyConnection]) -> None:

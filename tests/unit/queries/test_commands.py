@@ -7,8 +7,10 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -134,6 +136,27 @@ def test_wrong_statements_and_stdin(several, cli):
     assert cli("query", "SELECT 1, 1", "--format", "json").returncode == 2
     assert cli("query", "SELECT 1", "--format", "xml").returncode == 2
     assert as_json(cli("query", "SELECT 1 WHERE false", "--format", "json")) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_query(store, root):
+    store("a", parts=3000, passing=())
+    sql = "SELECT count(*) FROM parts a, parts b, parts c WHERE a.content || b.content < c.content"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "envoi_trace_core", "query", sql], cwd=root, env=os.environ, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        while "storage:" not in process.stderr.readline():
+            pass
+        time.sleep(1)  # no sign says that DuckDB is at work; whenever it comes, it must do
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
 
 
 def test_what_is_left_out_is_warned_about(several, cli, root):
