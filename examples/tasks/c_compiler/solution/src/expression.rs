@@ -122,7 +122,8 @@ impl<'a> Parser<'a> {
             let right = self.level(depth + 1)?;
             // a > b is b < a.
             let swap = text.starts_with('>') && *text != ">>";
-            left = if swap { self.binary(*operator, right, left, line)? } else { self.binary(*operator, left, right, line)? };
+            let (first, second) = if swap { (right, left) } else { (left, right) };
+            left = self.binary(*operator, first, second, line)?;
         }
         Ok(left)
     }
@@ -208,7 +209,8 @@ impl<'a> Parser<'a> {
             if self.peek("++") || self.peek("--") {
                 // What it was before: the new value, and the step back.
                 let is_up = self.advance().text == "++";
-                let (there, back) = if is_up { (Operator::Add, Operator::Subtract) } else { (Operator::Subtract, Operator::Add) };
+                let (up, down) = (Operator::Add, Operator::Subtract);
+                let (there, back) = if is_up { (up, down) } else { (down, up) };
                 let ty = expr.ty.clone();
                 let new = self.compound(there, expr, number(1, INT, line), line)?;
                 let old = self.binary(back, new, number(1, INT, line), line)?;

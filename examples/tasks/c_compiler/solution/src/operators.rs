@@ -79,7 +79,10 @@ impl<'a> Parser<'a> {
 
     fn pointer_binary(&mut self, operator: Operator, left: Expr, right: Expr, line: usize) -> Result<Expr> {
         let sizes = (left.ty.element().map(Type::size), right.ty.element().map(Type::size));
-        let made = |operator, a: Expr, b: Expr, ty| Expr { kind: ExprKind::Binary(operator, Box::new(a), Box::new(b)), ty, line };
+        let made = |operator, a: Expr, b: Expr, ty| {
+            let kind = ExprKind::Binary(operator, Box::new(a), Box::new(b));
+            Expr { kind, ty, line }
+        };
         match (operator, sizes) {
             (Operator::Equal | Operator::NotEqual | Operator::Less | Operator::LessEqual, _) => {
                 let (a, b) = (boxed(ExprKind::Cast, left, UNSIGNED_LONG), boxed(ExprKind::Cast, right, UNSIGNED_LONG));
