@@ -107,8 +107,9 @@ anyio.run(E2B_SANDBOX.create, request, E2bOptions())
 @pytest.mark.slow
 def test_a_template_is_built_once_also_by_two_programs_at_once(fake: FakeE2b, environment: Path) -> None:
     words = [sys.executable, "-c", CREATE, str(environment / "Dockerfile")]
-    running = [subprocess.Popen([*words, f"n{number}"]) for number in range(2)]
-    assert [process.wait(60) for process in running] == [0, 0]
+    running = [subprocess.Popen([*words, f"n{number}"], stderr=subprocess.PIPE) for number in range(2)]
+    said = [process.communicate(timeout=100)[1].decode() for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
     assert len(fake.builds) == 1
     assert len(fake.live()) == 2
 
