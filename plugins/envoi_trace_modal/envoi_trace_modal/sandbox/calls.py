@@ -16,7 +16,7 @@ import anyio
 
 from envoi_trace_core.errors import UsageError
 
-PATIENCE_S = 25.0
+PATIENCE_S = 23.0
 """How long a call is repeated when Modal can't be reached: an unreachable one must fail within 30 s."""
 THROTTLE_S = 20
 """How long the SDK itself waits when the server asks for patience; without a bound it waits for ever."""
