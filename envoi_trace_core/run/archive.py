@@ -359,7 +359,7 @@ async def _open_held(
         events = stack.enter_context(EventLog.open(events_path(trajectory_id)))
         if not restarted:
             await forget_old_request(storage, trajectory_id)
-        if not (restarted or state.is_solved):  # a restart has less time left, a resume later has all of it again
+        if not (restarted or state.is_solved):
             config = redactor.text(stored_config(plan).to_json())  # a label or a parameter may hold a secret too
             await storage.put(config_key(trajectory_id), config.encode())
         writer = await stack.enter_async_context(TraceWriter.open(storage, trajectory_id, state))

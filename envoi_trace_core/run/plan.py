@@ -41,6 +41,8 @@ class RunPlan:
     budgets: Budgets
     price: Price | None
     secrets: Mapping[str, str]
+    left_s: float
+    """What is left of the timeout, which goes on through all restarts."""
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -95,4 +97,5 @@ def make_plan(config: RunConfig, plugins: Plugins, *, agent_works: bool = True) 
             **sandbox_spec.secrets(sandbox.options),
             **storage_spec.secrets(storage.options),
         },
+        left_s=config.timeout_s,
     )

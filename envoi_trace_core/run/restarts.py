@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from contextlib import suppress
@@ -10,6 +9,7 @@ from functools import partial
 
 import anyio
 import attrs
+from anyio import to_thread
 
 from envoi_trace_core.errors import EnvoiTraceError, StorageError, UsageError
 from envoi_trace_core.plugins import Plugins
@@ -27,20 +27,29 @@ SAME_ERROR_LIMIT = 3
 MAX_DELAY_S = 300.0
 
 
-async def run_with_restarts(config: RunConfig, plugins: Plugins, *, observer: Observer, stop: StopSignal) -> RunOutcome:
+async def run_with_restarts(
+    config: RunConfig, plugins: Plugins, *, observer: Observer, stop: StopSignal, left_s: float | None = None
+) -> RunOutcome:
     """Run a trajectory to its end, through as many restarts as the configuration allows.
+
+    Args:
+        config: What to run.
+        plugins: What is installed.
+        observer: Told what happens.
+        stop: Ends the run when it is set.
+        left_s: What is left of the timeout when another program began the run; None for all of it.
 
     Raises:
         UsageError: The configuration can't be run; nothing was started.
     """
-    deadline = time.monotonic() + config.timeout_s
+    deadline = time.monotonic() + (config.timeout_s if left_s is None else left_s)
     restarts = Restarts(config)
     plan: RunPlan | None = None
     outcome: RunOutcome | None = None
-    for attempt in itertools.count():
-        left_s = config.timeout_s if attempt == 0 else deadline - time.monotonic()
+    while True:
         try:
-            plan = make_plan(attrs.evolve(config, timeout_s=max(left_s, 0.0)), plugins)
+            made = await to_thread.run_sync(make_plan, config, plugins)  # a task's own code may take its time
+            plan = attrs.evolve(made, left_s=max(deadline - time.monotonic(), 0.0))
             if outcome is None:
                 _say_when_it_moves(plan, observer)
             outcome = await run_trajectory(plan, observer=observer, stop=stop, restarted=outcome is not None)
@@ -54,7 +63,6 @@ async def run_with_restarts(config: RunConfig, plugins: Plugins, *, observer: Ob
         if delay_s is None or await _interrupted_within(plan, stop, delay_s):
             return outcome
         stop.reset()
-    raise AssertionError("a run ends")
 
 
 @attrs.define

@@ -43,7 +43,7 @@ async def run_trajectory(plan: RunPlan, *, observer: Observer, stop: StopSignal,
         UsageError: It can't be run like that; nothing was started.
         StorageError: The storage can't even be opened, or another run holds the trajectory.
     """
-    deadline = time.monotonic() + plan.config.timeout_s
+    deadline = time.monotonic() + plan.left_s
     ended_before = await solved_before(plan)
     if ended_before is not None:
         return ended_before

@@ -72,7 +72,7 @@ async def open_sandbox(
         name=sandbox_name(config.trajectory_id, role),
         trajectory_id=config.trajectory_id,
         role=role,
-        lifetime_s=config.timeout_s + config.eval_grace_s + LIFETIME_MARGIN_S,
+        lifetime_s=plan.left_s + config.eval_grace_s + LIFETIME_MARGIN_S,
         # The evaluation sandbox runs what the agent wrote, so it is as untrusted as the agent itself.
         runs_model=plan.agent.spec.runs_model,
         dockerfile=plan.environment.dockerfile,

@@ -86,8 +86,6 @@ async def _run(config: RunConfig, job: Job) -> Report:
 
 
 async def _go(config: RunConfig, job: Job, observer: Observer, stop: StopSignal) -> RunOutcome:
-    import attrs
-
     from envoi_trace_core.plugins import Plugins
     from envoi_trace_core.run.plan import make_plan
     from envoi_trace_core.run.restarts import run_with_restarts
@@ -99,8 +97,8 @@ async def _go(config: RunConfig, job: Job, observer: Observer, stop: StopSignal)
         await wait_for_lease(storage, config.trajectory_id, observer)
     finally:
         await storage.close()
-    config = attrs.evolve(config, timeout_s=timeout_left_s(config.timeout_s, job))
-    return await run_with_restarts(config, plugins, observer=observer, stop=stop)
+    left_s = timeout_left_s(config.timeout_s, job)
+    return await run_with_restarts(config, plugins, observer=observer, stop=stop, left_s=left_s)
 
 
 def timeout_left_s(timeout_s: float, job: Job) -> float:
