@@ -144,7 +144,8 @@ def test_after_a_kill_the_same_command_takes_its_sandbox_over(bench, wait_until)
         [*bench.argv()[:3], *words], cwd=bench.root, env=bench.environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True,
     )  # fmt: skip
-    wait_until((bench.root / "report.json").exists, timeout_s=100)
+    file = bench.root / "report.json"
+    wait_until(lambda: file.exists() and '"completed"' in file.read_text(), timeout_s=100)
     bench.kill_hard(process)
     assert len(bench.sandboxes()) == 1
     done = bench.cli(*words, "--commits", "last")
