@@ -27,10 +27,10 @@ from envoi_trace_core.analysis.evaluate_report import (
     result_of,
 )
 from envoi_trace_core.analysis.replay import checkout_commit
+from envoi_trace_core.background import background_tasks
 from envoi_trace_core.domain.environments import Environment
 from envoi_trace_core.domain.parts import Evaluation
 from envoi_trace_core.errors import HarnessError, StorageError, TraceFormatError
-from envoi_trace_core.harness.background import background_tasks
 from envoi_trace_core.repo.git import Git, GitError
 from envoi_trace_core.specs import SandboxRequest, SandboxSpec
 from envoi_trace_core.trace.reader import Trace

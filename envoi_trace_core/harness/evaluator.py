@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import anyio
 import attrs
 
+from envoi_trace_core.background import background_tasks
 from envoi_trace_core.domain.parts import Evaluation
 from envoi_trace_core.errors import EnvoiTraceError
-from envoi_trace_core.harness.background import background_tasks
 from envoi_trace_core.harness.gate import TestGate
 from envoi_trace_core.harness.runtime import EnvoiRuntime
 

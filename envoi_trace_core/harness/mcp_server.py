@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from envoi_trace_core.harness.background import background_tasks
+from envoi_trace_core.background import background_tasks
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel import Server

@@ -21,9 +21,9 @@ import anyio.lowlevel
 import anyio.to_thread
 import attrs
 
+from envoi_trace_core.background import background_tasks
 from envoi_trace_core.errors import SandboxError, SandboxLostError
 from envoi_trace_core.harness import relay_agent, relay_mux
-from envoi_trace_core.harness.background import background_tasks
 from envoi_trace_core.harness.relay_mux import MAGIC, MAX_PAYLOAD, Mux, MuxStream, ProtocolError, StreamClosedError
 from envoi_trace_core.protocols import Sandbox, Stream
 from envoi_trace_core.sandboxing.bootstrap import find_python

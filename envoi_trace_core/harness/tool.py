@@ -19,12 +19,12 @@ import anyio
 import anyio.abc
 import attrs
 
+from envoi_trace_core.background import background_tasks
 from envoi_trace_core.domain.parts import EnvoiCall, PathResult, TestCounts
 from envoi_trace_core.domain.solving import below, visible_paths
 from envoi_trace_core.errors import EnvoiTraceError
 from envoi_trace_core.harness import mcp_bridge
 from envoi_trace_core.harness.answers import answer_text
-from envoi_trace_core.harness.background import background_tasks
 from envoi_trace_core.harness.gate import TestGate
 from envoi_trace_core.harness.mcp_server import serve_mcp
 from envoi_trace_core.harness.relay import Relay

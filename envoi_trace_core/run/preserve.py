@@ -19,6 +19,7 @@ import anyio
 import attrs
 from anyio import to_thread
 
+from envoi_trace_core.background import background_tasks
 from envoi_trace_core.errors import ConditionFailedError, EnvoiTraceError, StorageError
 from envoi_trace_core.protocols import Absent
 from envoi_trace_core.repo.git import Git
@@ -70,16 +71,9 @@ class Preserver:
     ) -> AsyncIterator[Preserver]:
         """Upload in the background until the context is left; `flush` before that."""
         preserver = cls(stored=stored, is_taken_over=is_taken_over, note=note)
-        failure: BaseException | None = None
-        async with anyio.create_task_group() as group:
+        async with background_tasks() as group:
             group.start_soon(preserver._upload_forever)
-            try:
-                yield preserver
-            except BaseException as error:  # noqa: BLE001 - raised below, not wrapped into a group
-                failure = error
-            group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+            yield preserver
 
     @property
     def folder(self) -> Path:

@@ -114,7 +114,7 @@ def _say_when_it_moves(plan: RunPlan, observer: Observer) -> None:
     config, bound_s = plan.config, plan.sandbox.spec.max_lifetime_s(plan.sandbox.options)
     if bound_s is not None and config.timeout_s > bound_s:
         observer.note(
-            f"a {config.sandbox} sandbox lives {bound_s:g} s at most, and --timeout is {config.timeout_s:g} s: "
+            f"{config.sandbox} sandboxes live {bound_s:g} s at most, and --timeout is {config.timeout_s:g} s: "
             "a run that takes longer moves into a new one"
         )
 

@@ -28,6 +28,7 @@ from pathlib import Path
 import anyio
 import attrs
 
+from envoi_trace_core.background import background_tasks
 from envoi_trace_core.errors import ConditionFailedError, KeyMissingError, StorageError, UsageError
 from envoi_trace_core.protocols import Absent, AtVersion, Storage
 from envoi_trace_core.trace.convert_facts import value_from_json, value_to_json
@@ -158,21 +159,14 @@ class Lease:
         staleness_s = configured_staleness_s() if staleness_s is None else staleness_s
         interval_s = staleness_s / HEARTBEATS_BEFORE_STALE if interval_s is None else interval_s
         lease = await _acquire(storage, trajectory_id, staleness_s, interval_s)
-        failure: BaseException | None = None
         try:
-            async with anyio.create_task_group() as group:
+            async with background_tasks() as group:
                 group.start_soon(lease._renew_forever)
-                try:
-                    yield lease
-                except BaseException as error:  # noqa: BLE001 - raised below, not wrapped into a group
-                    failure = error
-                group.cancel_scope.cancel()
+                yield lease
         finally:
             with anyio.move_on_after(RELEASE_TIMEOUT_S, shield=True):
                 await lease._release()
             _held_here.discard(lease.holder.nonce)
-        if failure is not None:
-            raise failure
 
     @property
     def key(self) -> str:

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from envoi_trace_core.background import background_tasks
 from envoi_trace_core.errors import ConditionFailedError, EnvoiTraceError, KeyMissingError, StorageError
 from envoi_trace_core.protocols import Absent, AtVersion, Storage
 from envoi_trace_core.trace.encode import TraceEncoder
@@ -62,16 +63,9 @@ class TraceWriter:
         """
         info = await storage.stat(trace_key(trajectory_id))
         writer = cls(storage, trajectory_id, state, condition=AtVersion(info.version) if info is not None else Absent())
-        failure: BaseException | None = None
-        async with anyio.create_task_group() as group:
+        async with background_tasks() as group:
             group.start_soon(writer._write_forever)
-            try:
-                yield writer
-            except BaseException as error:  # noqa: BLE001 - raised below, not wrapped into a group
-                failure = error
-            group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+            yield writer
 
     @property
     def key(self) -> str:

@@ -19,7 +19,7 @@ def test_a_turn_that_is_longer_than_a_sandbox_goes_on_in_another(bench):
     bench.script(*writes(1, 12, pause_s=2.5))
     run = bench.run("--max-parts", "12", "--timeout", "3600", "--sandbox-opt", f"max_lifetime_s={LIFETIME_S}")
     assert (run.exit_status, run.summary["reason"]) == (0, "part_limit"), run.stderr
-    assert "lives 16 s at most, and --timeout is 3600 s" in run.stderr
+    assert "live 16 s at most, and --timeout is 3600 s" in run.stderr
     assert "moves into a new one" in run.stderr
     written = [row["repo_checkpoint"]["changed_files"][0]["path"] for row in run.rows]
     assert written == [f"f{n}.txt" for n in range(1, 13)]

@@ -9,9 +9,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from envoi_trace_core.background import background_tasks
 from envoi_trace_core.errors import HarnessError
 from envoi_trace_core.harness import upload
-from envoi_trace_core.harness.background import background_tasks
 from envoi_trace_core.harness.gate import TestGate
 
 
