@@ -48,8 +48,9 @@ def recorded(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def damaged(cheap_bench, recorded, tmp_path):
+def damaged(cheap_bench, recorded, tmp_path, monkeypatch):
     """A bench with two runs: damage what you like, the other must stay readable."""
+    monkeypatch.setenv("ENVOI_TRACE_LEASE_STALENESS_S", "4")  # a foreign lease is watched for that long
     bench = cheap_bench
     if not (recorded / "done").exists():
         bench.script(*mixed_script(PARTS))

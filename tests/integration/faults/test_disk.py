@@ -44,8 +44,8 @@ def fill(disk: Path) -> Path:
 
 @pytest.fixture
 def full_state(cheap_bench, tmp_path):
-    """A bench whose state, its sandboxes aside, is on a small disk."""
-    cheap_bench.script(*mixed_script(PARTS, turn_every=16, test_every=11, pause_s=0.05))
+    """A bench whose state, its sandboxes aside, is on a small disk. A test call that can't be recorded fails: none."""
+    cheap_bench.script(*mixed_script(PARTS, turn_every=16, test_every=1000, pause_s=0.05))
     options = (*OPTIONS, "--sandbox-opt", f"root={tmp_path / 'sandboxes'}")
     with small_disk(cheap_bench.state):
         yield cheap_bench, options
