@@ -107,6 +107,7 @@ def test_output_files_and_disk_are_bounded(tmp_path: Path, way: tuple[str, bool]
     # On a busy machine the limit of a file's size comes first.
     assert confined(tmp_path, way, "exec cat /dev/zero")["ended"] in ("output", "exited")
     assert (tmp_path / "out").stat().st_size <= 1 << 22
+    (tmp_path / "out").unlink()
     fill = "i=0; while :; do i=$((i + 1)); head -c 1000000 /dev/zero >f$i; done"
     assert confined(tmp_path, way, fill)["ended"] == "disk"
 

@@ -448,3 +448,17 @@ async def test_no_descriptor_is_left(tmp_path: Path) -> None:
             await sandbox.run(["sleep", "10"], timeout_s=20)
     assert open_descriptors() == before
     await sandbox.close()
+
+
+async def test_ending_a_dead_sandbox_leaves_the_one_that_took_its_name(tmp_path: Path) -> None:
+    options = options_for(tmp_path)
+    dead = await factory.create(request_for(), options)
+    os.kill(dead.record.pid, signal.SIGKILL)
+    await until(lambda: not dead.record.is_running())
+    async with anyio.create_task_group() as group:
+        successor = await factory.create(request_for(), options)
+        group.start_soon(dead.close)
+    assert await sh(successor, "echo here") == "here\n"
+    assert successor.folder.path.is_dir()
+    await successor.close()
+    assert not successor.folder.path.exists()

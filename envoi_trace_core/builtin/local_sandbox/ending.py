@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from envoi_trace_core.builtin.local_sandbox.control import connect
-from envoi_trace_core.builtin.local_sandbox.folders import Record, SandboxFolder, remove_folder
+from envoi_trace_core.builtin.local_sandbox.folders import Record, SandboxFolder, remove_ended
 from envoi_trace_core.errors import SandboxError, SandboxLostError
 
 ASK_S = 12.0
@@ -43,7 +43,7 @@ async def end_sandbox(folder: SandboxFolder, record: Record) -> None:
         await _end_processes(folder, record)
         with anyio.move_on_after(REMOVE_S) as scope:
             try:
-                await anyio.to_thread.run_sync(remove_folder, folder, abandon_on_cancel=True)
+                await anyio.to_thread.run_sync(remove_ended, folder, record, abandon_on_cancel=True)
             except OSError as error:
                 raise SandboxError(f"The folder of the local sandbox {folder.id} can't be removed: {error}.") from error
         if scope.cancelled_caught:
@@ -86,7 +86,7 @@ async def _ask(folder: SandboxFolder) -> None:
 
 
 def _is_running(folder: SandboxFolder, record: Record) -> bool:
-    child = _children.get(str(folder.path))
+    child = None if record.is_replaced(folder) else _children.get(str(folder.path))
     if child is not None and child.poll() is not None:
         del _children[str(folder.path)]
         child = None

@@ -29,6 +29,7 @@ from envoi_trace_core.builtin.local_sandbox.folders import (
     folder_for_name,
     process_start,
     remove_folder,
+    sandboxes_root,
     sweep,
 )
 from envoi_trace_core.builtin.local_sandbox.options import LocalSandboxOptions
@@ -133,7 +134,7 @@ def _find_or_start(
 ) -> tuple[SandboxFolder, bool]:
     folder = folder_for_name(options, request.name)
     read = readable_paths(options.read)
-    with creation_lock(options):
+    with creation_lock(sandboxes_root(options)):
         record = Record.load(folder)
         if record is not None and record.is_running():
             return folder, False

@@ -135,6 +135,11 @@ class Record:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def is_replaced(self, folder: SandboxFolder) -> bool:
+        """Whether another sandbox has taken the name, and the folder, since."""
+        newest = Record.load(folder)
+        return newest is not None and (newest.pid, newest.pid_started) != (self.pid, self.pid_started)
+
     def is_running(self) -> bool:
         """Whether init still runs."""
         return process_start(self.pid) == self.pid_started != ""
@@ -189,13 +194,15 @@ def all_folders(options: LocalSandboxOptions) -> list[SandboxFolder]:
 
 
 @contextlib.contextmanager
-def creation_lock(options: LocalSandboxOptions) -> Iterator[None]:
+def creation_lock(root: Path) -> Iterator[None]:
     """One creation at a time among all programs of this user, so that a half-made folder is never taken for a dead one.
+
+    Args:
+        root: The folder in which sandboxes are made.
 
     Raises:
         SandboxError: Another holds it for too long.
     """
-    root = sandboxes_root(options)
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -226,8 +233,29 @@ def sweep(options: LocalSandboxOptions) -> None:
         remove_tree(rest)
 
 
+def remove_ended(folder: SandboxFolder, record: Record) -> None:
+    """Remove the folder of a sandbox that has ended, unless a new one of its name stands there by now.
+
+    Raises:
+        OSError: It can't be removed.
+        SandboxError: Another program makes a sandbox for too long.
+    """
+    with creation_lock(folder.path.parent):
+        if record.is_replaced(folder):
+            return
+        gone = _put_aside(folder)
+    if gone is not None:
+        remove_tree(gone)
+
+
 def remove_folder(folder: SandboxFolder) -> None:
     """Remove a dead sandbox's folder; its name is free at once."""
+    gone = _put_aside(folder)
+    if gone is not None:
+        remove_tree(gone)
+
+
+def _put_aside(folder: SandboxFolder) -> Path | None:
     if not sys.platform.startswith("linux"):
         with folder.socket_address() as address:
             Path(address).unlink(missing_ok=True)
@@ -235,8 +263,8 @@ def remove_folder(folder: SandboxFolder) -> None:
     try:
         folder.path.rename(gone)
     except FileNotFoundError:
-        return
-    remove_tree(gone)
+        return None
+    return gone
 
 
 def remove_tree(top: Path) -> None:

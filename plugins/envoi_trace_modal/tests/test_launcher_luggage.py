@@ -214,7 +214,7 @@ def plan_of(config: RunConfig, *, secrets: dict[str, str], carried: Carried | No
     return RunPlan(
         config=config, task=None, environment=None, agent=Chosen(spec=agent, options=agent.options()), parser=None,
         sandbox=Chosen(spec=sandbox, options=acme), storage=Chosen(spec=storage, options=acme), budgets=None,
-        price=None, secrets=secrets,
+        price=None, secrets=secrets, left_s=config.timeout_s,
     )  # fmt: skip
 
 
