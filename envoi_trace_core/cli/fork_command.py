@@ -69,6 +69,12 @@ def _asked(stored: RunConfig | None, words: StorageWords, options: RunOptions) -
 
     plugins = Plugins.load()
     if stored is None:
+        if options.task is None or options.env is None:
+            missing = "--task" if options.task is None else "--env"
+            raise UsageError(
+                f"{missing} is missing: the options of a run that was solved are not kept",
+                mend="envoi-trace fork ID --at-part N --task PATH --env PATH [options]",
+            )
         return configuration(options, plugins)
     trajectory_id = options.trajectory_id or new_trajectory_id()
     check_trajectory_id(trajectory_id)
