@@ -178,7 +178,7 @@ async def test_an_interrupt_reaches_all_that_run_and_no_other_starts(tmp_path):
 
 async def test_what_runs_now_counts_against_the_budget(tmp_path):
     """The third trial is refused while the first, which has spent it all, still runs."""
-    third_was_refused = anyio.Event()
+    all_is_spent, third_was_refused = anyio.Event(), anyio.Event()
 
     def spend(config, observer, cost_usd):
         state = TraceState(total_cost_usd=cost_usd)
@@ -186,11 +186,17 @@ async def test_what_runs_now_counts_against_the_budget(tmp_path):
 
     async def first(config, observer, _stop):
         spend(config, observer, 5.0)
+        all_is_spent.set()
         with anyio.fail_after(10):
             await third_was_refused.wait()
         return outcome(config, cost_usd=5.0)
 
-    launcher = Scripted({".t1": first})
+    async def second(config, _observer, _stop):
+        with anyio.fail_after(10):
+            await all_is_spent.wait()
+        return outcome(config)
+
+    launcher = Scripted({".t1": first, ".t2": second})
     batch = batch_of(trials=3, concurrency=2, max_total_cost_usd=5.0)
     progress = Progress.of(batch)
 
@@ -204,7 +210,7 @@ async def test_what_runs_now_counts_against_the_budget(tmp_path):
         progress=progress,
     )  # fmt: skip
     result = await batch_run.run()
-    assert launcher.launched == ["b.c.t1", "b.c.t2"]
+    assert sorted(launcher.launched) == ["b.c.t1", "b.c.t2"]
     assert result.count("not started") == 1
     assert "total cost budget of $5" in result.trials[2].message
     assert (result.cost_usd, result.exit_status()) == (5.0, 0)
