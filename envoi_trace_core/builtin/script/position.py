@@ -41,6 +41,8 @@ class PlayerState:
     turn_id: str | None = None
     turns: int = 0
     failed_once: tuple[int, ...] = ()
+    untold_end: str | None = None
+    """A turn whose end the player is about to tell, or told last."""
 
     @classmethod
     def parse(cls, data: bytes | None) -> PlayerState:
@@ -51,17 +53,20 @@ class PlayerState:
             return cls()
         if not isinstance(value, dict):
             return cls()
-        turn_id, failed = value.get("turn_id"), value.get("failed_once")
+        turn_id, failed, pending = value.get("turn_id"), value.get("failed_once"), value.get("pending")
+        untold = [PlayerEvent.of(event) for event in (pending if isinstance(pending, list) else [])]
         return cls(
             next_action=_count(value.get("next_action")),
             turn_id=turn_id if isinstance(turn_id, str) else None,
             turns=_count(value.get("turns")),
             failed_once=tuple(_count(index) for index in failed) if isinstance(failed, list) else (),
+            untold_end=next((event.turn_id for event in untold if event.ends_turn), None),
         )
 
     def to_json(self) -> bytes:
         """As the player reads it, with nothing pending."""
-        return json.dumps({**attrs.asdict(self), "failed_once": list(self.failed_once), "pending": []}).encode()
+        known = attrs.asdict(self, filter=lambda field, _: field.name != "untold_end")
+        return json.dumps({**known, "failed_once": list(self.failed_once), "pending": []}).encode()
 
 
 def without_turn(state: bytes) -> bytes:
@@ -94,6 +99,11 @@ class PlayerEvent:
             value = json.loads(data)
         except (ValueError, RecursionError):
             value = None
+        return cls.of(value)
+
+    @classmethod
+    def of(cls, value: object) -> PlayerEvent:
+        """The same of an event that was read already."""
         event: JsonObject = value if isinstance(value, dict) else {}
         error = event.get("error")
         message = error.get("message") if isinstance(error, dict) else event.get("message")

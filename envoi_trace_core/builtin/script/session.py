@@ -94,10 +94,9 @@ class ScriptSession:
             number += 1
         if self._newest is None:
             return False
-        state = PlayerState.parse(await self.home.read_state())
-        is_working = state.turn_id is not None or await self._has_unread()
+        is_working = await self._is_working()
         self._turn_in_flight = resume.turn_in_flight and is_working
-        if state.turn_id is not None and not resume.turn_in_flight and await self._newest.is_alive():
+        if is_working and not resume.turn_in_flight and await self._newest.is_alive():
             await self._newest.write(_message("interrupt"))
         return True
 
@@ -199,6 +198,8 @@ class ScriptSession:
         """
         if self._newest is not None and await self._newest.is_alive():
             return self._newest
+        if goes_on and self._newest is not None and not await self._is_working():
+            raise await _death(self._newest)  # before it took up its prompt: nothing would ever end that turn
         state = await self.home.read_state()
         if state is not None and not goes_on:
             await self.home.write_state(without_turn(state))
@@ -206,13 +207,31 @@ class ScriptSession:
         self._newest_number += 1
         return self._newest
 
-    async def _has_unread(self) -> bool:
+    async def _is_working(self) -> bool:
+        """Whether there is a turn to go on with: one whose end was not read.
+
+        A prompt that was handed over may not have been taken up yet; and an orchestrator that died before it handed
+        one over leaves a player that waits, and that has told of nothing but its own start.
+        """
         assert self._newest is not None
-        if self._newest_number > self._position.process_number:
+        handed_over = await self.home.last_prompt(self._newest)
+        was_alive = await self._newest.is_alive()  # before the state: a dead player's is its last
+        state = PlayerState.parse(await self.home.read_state())
+        if state.turn_id is not None:
             return True
-        script = 'test "$(wc -c <"$1")" -gt "$2"'
-        argv = ["sh", "-c", script, "sh", f"{self._newest.directory}/out", str(self._position.offset)]
-        return (await self.home.sandbox.run(argv, timeout_s=60, cwd="/")).exit_code == 0
+        awaited = {state.untold_end, handed_over if was_alive else None} - {None}
+        first_unread = max(self._position.process_number, 1)
+        ended = await self._ended_turns(1)
+        # Looked at last: an end that comes meanwhile is at least in one of them.
+        unread = await self._ended_turns(first_unread, self._position.offset)
+        return bool(unread) or not awaited <= ended
+
+    async def _ended_turns(self, number: int, offset: int = 0) -> set[str]:
+        """The turns whose end was told by that process, from an offset on, or by a later one."""
+        ended = await self.home.ended_turns(self._name(number), offset)
+        for later in range(number + 1, self._newest_number + 1):
+            ended |= await self.home.ended_turns(self._name(later))
+        return ended
 
 
 async def _death(process: DetachedProcess) -> AgentError:

@@ -228,6 +228,63 @@ async def test_a_turn_that_ended_unseen_is_read_to_its_end(stage):
         assert len([1 async for _ in session.turn("next")]) == 5
 
 
+async def test_an_orchestrator_that_died_before_its_prompt_left_no_turn(stage, parts):
+    """Its player told of its start, unread; nothing would ever end a turn that nobody asked for."""
+    stage.write_script({"text": "one"})
+    resume = await died_before_the_prompt(stage)
+    async with stage.session(resume) as session:
+        assert not session.turn_in_flight
+        with anyio.fail_after(20):
+            assert [part.content for part in parts([output.raw async for output in session.turn("go")])] == ["one"]
+
+
+async def test_a_prompt_that_was_not_taken_up_yet_is_not_handed_over_twice(stage, parts):
+    stage.write_script({"text": "one"}, {"turn": True}, {"text": "two"})
+    resume = await died_before_the_prompt(stage)
+    process = await DetachedProcess.attach(stage.sandbox, f"{resume.session_id}-1")
+    # Stopped, it is as slow as can be.
+    pid = str(await player_pid(stage))
+    await stage.sandbox.run(["kill", "-STOP", pid], timeout_s=10)
+    await process.write(b'{"type": "prompt", "turn_id": "a", "text": "go"}\n')
+    async with stage.session(resume) as session:
+        assert session.turn_in_flight
+        await stage.sandbox.run(["kill", "-CONT", pid], timeout_s=10)
+        with anyio.fail_after(20):
+            assert [part.content for part in parts([output.raw async for output in session.turn(None)])] == ["one"]
+
+
+async def test_a_player_that_died_before_it_took_up_its_prompt_is_handed_it_again(stage, parts):
+    stage.write_script({"text": "one"})
+    resume = await died_before_the_prompt(stage)
+    process = await DetachedProcess.attach(stage.sandbox, f"{resume.session_id}-1")
+    pid = str(await player_pid(stage))
+    await stage.sandbox.run(["kill", "-STOP", pid], timeout_s=10)
+    await process.write(b'{"type": "prompt", "turn_id": "a", "text": "go"}\n')
+    async with stage.session(resume) as session:
+        assert session.turn_in_flight
+        await stage.sandbox.run(["kill", "-9", pid], timeout_s=10)
+        with pytest.raises(AgentError, match="died with status 137"), anyio.fail_after(20):
+            await read_turn(session, None, [])
+    async with stage.session(resume) as session:
+        assert not session.turn_in_flight
+        with anyio.fail_after(20):
+            assert [part.content for part in parts([output.raw async for output in session.turn("go")])] == ["one"]
+
+
+async def died_before_the_prompt(stage) -> ResumeState:
+    """A session whose player was started, and was not prompted."""
+    context = stage.session(None)
+    stage.forgotten.append(context)
+    session = await context.__aenter__()
+    process = await session.home.start(f"{session.session_id}-1")
+    async for line in process.lines():
+        if b"session.started" in line.data:
+            break
+    return ResumeState(
+        session_id=session.session_id, position=None, turn_in_flight=True, archive=None, same_sandbox=True
+    )
+
+
 async def test_a_turn_that_was_given_up_does_not_run_into_the_next(stage, parts):
     stage.write_script({"text": "one"}, {"run": "sleep 987005"}, {"text": "two"})
     _, seen, resume = await crash(stage, "go", "item.completed")
