@@ -66,6 +66,7 @@ _EXIT_CODE = '[ -e "$1/rc" ] || exit 3; head -c 20 "$1/rc"'
 _READ = 'tail -c "+$2" "$1/out" | head -c "$3"'
 _STDERR = 'tail -c "$2" "$1/err"'
 _WRITE = 'cat >>"$1/in"'
+_LAST_INPUT = 'grep "^$2" "$1/in" | tail -n 1'
 _GROUP_ALIVE = 'pid=$(head -c 20 "$1/pid") && kill -s 0 -- "-$pid" 2>/dev/null'
 _GROUP_KILL = 'pid=$(head -c 20 "$1/pid") && kill -s KILL -- "-$pid" 2>/dev/null'
 
@@ -133,6 +134,14 @@ class DetachedProcess:
         if done.exit_code:
             reason = done.stderr.decode(errors="replace").strip()
             raise SandboxError(f"The process {self.name} can't be written to: {reason}.")
+
+    async def last_input(self, beginning: str) -> bytes:
+        """The last line of its input that begins so, whether it was read or not; empty when there is none.
+
+        Args:
+            beginning: Matched by grep, as a basic regular expression.
+        """
+        return (await _shell(self.sandbox, _LAST_INPUT, self.directory, beginning)).stdout
 
     async def lines(self, offset: int = 0) -> AsyncGenerator[Line]:
         """Every line of its output from a byte offset on, until it has ended and all is read.

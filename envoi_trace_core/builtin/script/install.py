@@ -77,26 +77,17 @@ class PlayerHome:
         """Replace the player's state; only while it does not run."""
         await self.sandbox.write_file(f"{self.path}/state.json", data)
 
-    async def last_prompt(self, process: DetachedProcess) -> str | None:
-        """The turn id of the prompt that was last handed over to a process, which may not have taken it up yet."""
-        prompts = await self._lines(f"{process.directory}/in", '{"type": "prompt"')
-        return PlayerEvent.parse(prompts[-1]).turn_id if prompts else None
-
     async def ended_turns(self, name: str, offset: int = 0) -> set[str]:
         """The ids of the turns whose end a process told, from a byte of its output on."""
-        lines = await self._lines(f"{self.sandbox.support_dir}/processes/{name}/out", '{"type": "turn.', offset)
-        events = [PlayerEvent.parse(line) for line in lines]
-        return {event.turn_id for event in events if event.ends_turn and event.turn_id is not None}
-
-    async def _lines(self, path: str, beginning: str, offset: int = 0) -> list[bytes]:
-        script = '[ ! -e "$1" ] || tail -c "+$2" "$1" | grep "^$3" || :'
+        script = '[ ! -e "$1" ] || tail -c "+$2" "$1" | grep "^{"type": "turn[.]" || :'
         found = await self.sandbox.run(
-            ["sh", "-c", script, "sh", path, str(offset + 1), beginning],
+            ["sh", "-c", script, "sh", f"{self.sandbox.support_dir}/processes/{name}/out", str(offset + 1)],
             timeout_s=60,
             cwd="/",
             max_output_bytes=MAX_STATE_BYTES,
         )
-        return found.stdout.splitlines()
+        events = [PlayerEvent.parse(line) for line in found.stdout.splitlines()]
+        return {event.turn_id for event in events if event.ends_turn and event.turn_id is not None}
 
     async def _python(self) -> str:
         if self.sandbox.python is not None:

@@ -214,7 +214,7 @@ class ScriptSession:
         one over leaves a player that waits, and that has told of nothing but its own start.
         """
         assert self._newest is not None
-        handed_over = await self.home.last_prompt(self._newest)
+        handed_over = PlayerEvent.parse(await self._newest.last_input('{"type": "prompt"')).turn_id
         was_alive = await self._newest.is_alive()  # before the state: a dead player's is its last
         state = PlayerState.parse(await self.home.read_state())
         if state.turn_id is not None:

@@ -44,6 +44,9 @@ class DriverState:
     """The driver's `state.json`; it comes out of a sandbox."""
 
     turn_id: str | None = None
+    """Of the turn in flight."""
+    last_turn_id: str | None = None
+    """Of the newest turn, in flight or over."""
     turn_ended_at: int = 0
     """How much it had written when its newest turn had ended, in bytes."""
 
@@ -55,9 +58,10 @@ class DriverState:
         except (ValueError, RecursionError):
             return cls()
         value = value if isinstance(value, dict) else {}
-        turn_id, ended = value.get("turn_id"), value.get("turn_ended_at")
+        ended = value.get("turn_ended_at")
         return cls(
-            turn_id=turn_id if isinstance(turn_id, str) else None,
+            turn_id=_text(value.get("turn_id")),
+            last_turn_id=_text(value.get("last_turn_id")),
             turn_ended_at=ended if isinstance(ended, int) and ended >= 0 else 0,
         )
 
@@ -94,6 +98,15 @@ class DriverEvent:
             )
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             return cls(kind="")
+
+
+def prompt_id(command: bytes) -> str | None:
+    """The turn id of a prompt as it was handed over to the driver."""
+    try:
+        value: Any = json.loads(command)
+    except (ValueError, RecursionError):
+        return None
+    return _text(value.get("turn_id")) if isinstance(value, dict) else None
 
 
 def _text(value: Any) -> str | None:

@@ -19,7 +19,7 @@ from envoi_trace_core.sandboxing.detached import DetachedProcess
 from envoi_trace_opencode.driver.archive import TOO_LARGE
 from envoi_trace_opencode.failures import driver_death, silent, start_failure, turn_failure
 from envoi_trace_opencode.home import MAX_ARCHIVE_BYTES, OpenCodeHome
-from envoi_trace_opencode.position import DriverEvent, Position
+from envoi_trace_opencode.position import DriverEvent, Position, prompt_id
 
 INTERRUPT_TIMEOUT_S = 20.0
 """How long the driver may take to end a turn before it is killed: it gives the server less."""
@@ -60,9 +60,11 @@ class OpenCodeSession:
         self._process = process
         if process is None or not await process.is_alive():
             return False
+        handed_over = prompt_id(await process.last_input('{"type": "prompt"'))
         state = await self.home.state()
         at = self._position.offset if self._position.number == newest.number else 0
-        is_working = state.turn_id is not None
+        # A prompt may have been handed over that the driver has not taken up yet.
+        is_working = state.turn_id is not None or handed_over not in (None, state.last_turn_id)
         self.turn_in_flight = resume.turn_in_flight and (is_working or state.turn_ended_at > at)
         await self._await_ready()
         if is_working and not resume.turn_in_flight:

@@ -10,6 +10,7 @@ from opencode_harness import OpenCode
 from opencode_scripted_model import Answer, Call, Failure, ScriptedModel, answer, shell
 
 from envoi_trace_core.errors import AgentError, UsageError
+from envoi_trace_core.sandboxing.detached import DetachedProcess
 from envoi_trace_core.trace.redact import Redactor
 from envoi_trace_core.trace.redact_archive import masked_state
 
@@ -26,6 +27,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(120)]
 KILL_SERVER = """
 for file in /proc/[0-9]*/cmdline; do
   case $(tr '\\0' ' ' <"$file" 2>/dev/null) in *"opencode serve"*) pid=${file#/proc/}; kill -9 "${pid%/cmdline}";; esac
+done
+"""
+
+SIGNAL_DRIVER = """
+for file in /proc/[0-9]*/cmdline; do
+  case $(tr '\\0' ' ' <"$file" 2>/dev/null) in *"driver".pyz*) pid=${{file#/proc/}}; kill -{} "${{pid%/cmdline}}";; esac
 done
 """
 
@@ -208,6 +215,26 @@ async def test_a_turn_that_ended_while_nobody_looked(opencode: OpenCode, model: 
         assert [part.content for part in opencode.parts(session.session_id)] == ["first"]
         await opencode.take(again, "more")
     assert [part.content for part in opencode.parts(session.session_id)] == ["first", "second"]
+    del abandoned
+
+
+async def test_a_prompt_that_was_not_taken_up_yet_is_not_handed_over_twice(
+    opencode: OpenCode, model: ScriptedModel
+) -> None:
+    model.script(Answer(text="only once"))
+    abandoned = opencode.open()
+    session = await abandoned.__aenter__()
+    signal_driver = SIGNAL_DRIVER.format
+    await opencode.sandbox.run(("sh", "-c", signal_driver("STOP")), timeout_s=20)
+    # As `turn` writes it. Stopped, the driver is as slow as can be.
+    process = await DetachedProcess.attach(opencode.sandbox, session._process.name)
+    await process.write(b'{"type": "prompt", "turn_id": "a", "text": "work"}\n')
+    async with opencode.open(opencode.resume_state(session.session_id)) as again:
+        await opencode.sandbox.run(("sh", "-c", signal_driver("CONT")), timeout_s=20)
+        assert again.turn_in_flight
+        await opencode.take(again, None)
+    assert [part.content for part in opencode.parts(session.session_id)] == ["only once"]
+    assert len(model.requests) == 1
     del abandoned
 
 

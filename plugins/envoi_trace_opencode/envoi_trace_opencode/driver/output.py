@@ -16,7 +16,7 @@ class Output:
         self._file = state_file
         self._lock = threading.Lock()
         self._written = 0
-        self._state: dict[str, Any] = {"turn_id": None, "turn_ended_at": 0}
+        self._state: dict[str, Any] = {"turn_id": None, "last_turn_id": None, "turn_ended_at": 0}
 
     def line(self, text: str) -> None:
         """Write a native event as it is."""
@@ -32,7 +32,7 @@ class Output:
 
     def begin_turn(self, turn_id: str) -> None:
         """A turn is in flight."""
-        self._save(turn_id=turn_id)
+        self._save(turn_id=turn_id, last_turn_id=turn_id)
         self.say("turn.started", turn_id=turn_id)
 
     def end_turn(self, turn_id: str, status: str, error: dict[str, Any] | None = None) -> None:
