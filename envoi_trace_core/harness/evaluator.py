@@ -14,7 +14,7 @@ from envoi_trace_core.background import background_tasks
 from envoi_trace_core.domain.parts import Evaluation
 from envoi_trace_core.errors import EnvoiTraceError
 from envoi_trace_core.harness.gate import TestGate
-from envoi_trace_core.harness.runtime import EnvoiRuntime
+from envoi_trace_core.harness.runtime import Runtime
 
 KEPT = ("completed", "build_failed")
 """What an equal tree need not be tested for again."""
@@ -24,7 +24,7 @@ KEPT = ("completed", "build_failed")
 class Evaluator:
     """Made by `open_evaluator`."""
 
-    runtime: EnvoiRuntime
+    runtime: Runtime
     gate: TestGate
     export: Callable[[str, Path], Awaitable[None]]
     """Writes a commit's files into an empty folder."""
@@ -179,7 +179,7 @@ class Evaluator:
 @asynccontextmanager
 async def open_evaluator(
     *,
-    runtime: EnvoiRuntime,
+    runtime: Runtime,
     gate: TestGate,
     export: Callable[[str, Path], Awaitable[None]],
     tree_of: Callable[[str], Awaitable[str]],

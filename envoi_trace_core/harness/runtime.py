@@ -10,16 +10,17 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import anyio
 import anyio.to_thread
 import attrs
 
 from envoi_trace_core.domain.solving import below
-from envoi_trace_core.errors import HarnessError, SandboxTimeoutError
+from envoi_trace_core.errors import HarnessError, SandboxLostError, SandboxTimeoutError
 from envoi_trace_core.harness import runner
 from envoi_trace_core.harness.results import RuntimeLostError, TestRun, json_object, read_answer
 from envoi_trace_core.harness.setup import prepare_environment
@@ -48,6 +49,19 @@ class EnvironmentSchema:
     test_paths: tuple[str, ...]
     """Leaf paths, sorted. A path with `{parameters}` runs only when it is asked for by value, so it is not here."""
     requires_session: bool
+
+
+class Runtime(Protocol):
+    """What runs an environment's tests."""
+
+    @property
+    def schema(self) -> EnvironmentSchema:
+        """What the environment tests."""
+        ...
+
+    async def test(self, tree: Path, paths: Sequence[str] | None = None, *, timeout_s: float) -> TestRun:
+        """See `EnvoiRuntime.test`."""
+        ...
 
 
 @attrs.define(kw_only=True)
@@ -222,7 +236,8 @@ class EnvoiRuntime:
         return tail or "It wrote nothing."
 
     async def _stop(self) -> None:
-        with anyio.move_on_after(STOP_TIMEOUT_S, shield=True):
+        # In a sandbox that is lost nothing runs any more.
+        with anyio.move_on_after(STOP_TIMEOUT_S, shield=True), suppress(SandboxLostError):
             if self._process is not None:
                 await self._process.kill()
 

@@ -28,7 +28,7 @@ from envoi_trace_core.harness.answers import answer_text
 from envoi_trace_core.harness.gate import TestGate
 from envoi_trace_core.harness.mcp_server import serve_mcp
 from envoi_trace_core.harness.relay import Relay
-from envoi_trace_core.harness.runtime import EnvoiRuntime
+from envoi_trace_core.harness.runtime import Runtime
 from envoi_trace_core.sandboxing.bootstrap import find_python
 from envoi_trace_core.specs import McpServer
 
@@ -52,7 +52,7 @@ class _Call:
 class RunTestsTool:
     """Made by `open_run_tests_tool`."""
 
-    runtime: EnvoiRuntime
+    runtime: Runtime
     relay: Relay
     gate: TestGate
     hidden: tuple[str, ...]
@@ -174,7 +174,7 @@ class RunTestsTool:
 @asynccontextmanager
 async def open_run_tests_tool(
     *,
-    runtime: EnvoiRuntime,
+    runtime: Runtime,
     relay: Relay,
     gate: TestGate,
     checkpoint: Callable[[], Awaitable[str]],

@@ -6,7 +6,7 @@ The durable side, which survives everything here, is `archive.py`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 
@@ -19,6 +19,7 @@ from envoi_trace_core.domain.solving import is_solved
 from envoi_trace_core.errors import EnvoiTraceError
 from envoi_trace_core.harness.evaluator import Evaluator, open_evaluator
 from envoi_trace_core.harness.gate import TestGate
+from envoi_trace_core.harness.lasting_runtime import LastingRuntime
 from envoi_trace_core.harness.relay import open_relay
 from envoi_trace_core.harness.runtime import EnvoiRuntime
 from envoi_trace_core.harness.tool import RunTestsTool, open_run_tests_tool
@@ -149,12 +150,7 @@ async def open_workplace(
     """
     async with AsyncExitStack() as stack:
         agent = await stack.enter_async_context(open_sandbox(plan, "agent", observer, archive.is_taken_over))
-        tests = agent
-        if plan.config.eval_sandbox == "separate":
-            tests = await stack.enter_async_context(open_sandbox(plan, "evaluation", observer, archive.is_taken_over))
-        runtime = await stack.enter_async_context(
-            EnvoiRuntime(sandbox=tests.sandbox, environment=plan.environment, report=observer.note)
-        )
+        runtime = await stack.enter_async_context(_runtime_of(plan, archive, observer, agent))
         repository = await _open_repository(plan, archive, agent)
         await _mark(agent.sandbox, plan.config.trajectory_id)
         await archive.begin(test_paths=runtime.schema.test_paths, initial_commit=repository.head)
@@ -197,8 +193,29 @@ async def open_workplace(
             repository=repository,
             evaluator=evaluator,
             tool=tool,
-            move=planned_move((agent.sandbox, tests.sandbox)),
+            move=planned_move((agent.sandbox, runtime.sandbox)),
         )
+
+
+def _runtime_of(
+    plan: RunPlan, archive: Archive, observer: Observer, agent: OpenSandbox
+) -> AbstractAsyncContextManager[EnvoiRuntime | LastingRuntime]:
+    """The environment's runtime, to be entered: in a sandbox of its own, or in the agent's when it shares that."""
+
+    def runtime_in(sandbox: Sandbox) -> EnvoiRuntime:
+        return EnvoiRuntime(sandbox=sandbox, environment=plan.environment, report=observer.note)
+
+    @asynccontextmanager
+    async def in_its_own() -> AsyncIterator[EnvoiRuntime]:
+        async with (
+            open_sandbox(plan, "evaluation", observer, archive.is_taken_over) as opened,
+            runtime_in(opened.sandbox) as runtime,
+        ):
+            yield runtime
+
+    if plan.config.eval_sandbox == "shared":
+        return runtime_in(agent.sandbox)
+    return LastingRuntime(open=in_its_own, is_taken_over=archive.is_taken_over, report=observer.note)
 
 
 async def _open_repository(plan: RunPlan, archive: Archive, agent: OpenSandbox) -> Repository:

@@ -38,12 +38,9 @@ PATIENCE_S = 120.0
 
 
 def mixed_script(
-    parts: int, *, turn_every: int = 70, test_every: int = 60, pause_s: float = 0.0, commands: bool = True
+    parts: int, *, turn_every: int = 70, test_every: int = 60, pause_s: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Exactly that many parts of every kind. A few change files, as commits and their evaluations cost most.
-
-    Without commands and test calls nothing in it can be cut in the middle by an interrupt.
-    """
+    """Exactly that many parts of every kind. A few change files, as commits and their evaluations cost most."""
     actions: list[dict[str, Any]] = []
     for n in range(1, parts + 1):
         match n % 10:
@@ -61,8 +58,6 @@ def mixed_script(
                 action = {"text": f"said {n}"}
         if n % test_every == 0:
             action = {"run_tests": ""}
-        if not commands and not action.keys().isdisjoint({"run", "run_tests"}):
-            action = {"write": "log.txt", "content": "line\n" * n}
         actions.append(action)
         if n % 5 == 0:
             actions.append({"usage": {"input": n, "output": 1, "cost_usd": 0.001}})
