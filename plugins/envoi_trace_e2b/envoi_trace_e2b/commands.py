@@ -13,9 +13,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from envoi_trace_core.errors import EnvoiTraceError, SandboxError, SandboxLostError, SandboxTimeoutError
 from envoi_trace_core.protocols import CommandResult
+from envoi_trace_core.sandboxing.marks import Mark, MarkedOutput, new_token, wrapped
 from envoi_trace_e2b.envd import OPEN_S, Data, Ended, Envd, Process
 from envoi_trace_e2b.failures import translate
-from envoi_trace_e2b.marks import Mark, MarkedOutput, new_token, wrapped
 
 KILL_S = 15.0
 AFTER_KILL_S = 5.0
@@ -115,7 +115,7 @@ async def _open(
 ) -> AsyncGenerator[Command]:
     """Start a command; whatever of its group runs when the context is left before the command's end is killed."""
     token = new_token()
-    command_line = wrapped(list(argv), token=token, cwd=cwd, input_path=input_path)
+    command_line = wrapped(argv, token=token, cwd=cwd, input_path=input_path)
     async with envd.start(command_line, env={"LANG": "C.UTF-8", **env}, stdin=stdin) as process:
         command = Command(process, tuple(argv), token, cwd)
         # A cancel that comes before the group's number is known would leave a process that nobody can kill.

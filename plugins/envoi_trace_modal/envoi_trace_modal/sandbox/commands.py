@@ -12,9 +12,9 @@ import attrs
 import modal  # noqa: TID253
 
 from envoi_trace_core.errors import EnvoiTraceError, SandboxError, SandboxLostError
+from envoi_trace_core.sandboxing.marks import NO_INPUT, Mark, MarkedOutput, new_token, wrapped
 from envoi_trace_modal.sandbox.calls import quietly
 from envoi_trace_modal.sandbox.failures import one_line, translate
-from envoi_trace_modal.sandbox.marks import Mark, MarkedOutput, new_token, wrapped
 
 START_S = 60.0
 KILL_S = 20.0
@@ -212,7 +212,8 @@ async def running(
     """
     command = Command(sandbox, tuple(argv), cwd, new_token(), sink, on_end)
     words = () if words_path else argv
-    line = wrapped(words, token=command.token, cwd=cwd, has_input=has_input, words_path=words_path)
+    input_path = "" if has_input else NO_INPUT
+    line = wrapped(words, token=command.token, cwd=cwd, input_path=input_path, words_path=words_path)
     # A cancel that comes before the group's number is known would leave a process that nobody can kill.
     with anyio.move_on_after(START_S, shield=True) as starting:
         await command.start(line, env, timeout_s)

@@ -189,7 +189,7 @@ class ModalSandbox:
 
     async def _words_path(self, argv: Sequence[str]) -> str:
         """A file with the command line when that is too long for Modal; else nothing."""
-        from envoi_trace_modal.sandbox.marks import words_file
+        from envoi_trace_core.sandboxing.marks import words_file
 
         if sum(len(word.encode(errors="surrogateescape")) + 1 for word in argv) <= MAX_WORDS_BYTES:
             return ""

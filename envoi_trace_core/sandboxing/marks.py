@@ -1,8 +1,9 @@
-"""How a command's own end is told apart from the end of its outputs, and how it can be killed.
+"""How a command's own end is told apart from the end of its outputs, and how it can be killed, in a cloud's sandbox.
 
-Modal can't kill what `exec` started, its outputs end only when all that holds them has ended, and its errors do not
-tell a missing command from a missing folder. So a command runs below a small shell, in a session of its own, which
-marks the outputs: with its process group before the command, and with the exit code after it.
+A cloud's `exec` tells the end of a command when its outputs are closed, and what it left in its background keeps them
+open; some can't kill what they started, or do not tell a missing command from a missing folder. So a command runs below
+a small shell, in a session of its own, which marks the outputs: with its process group before the command, and with
+the exit code after it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 import attrs
 
 MAX_MARK_BYTES = 64
+NO_INPUT = "/dev/null"
 
 # The command's own errors go to fd 9's copy; what the shell itself would say of a signal ("Killed") goes nowhere.
 WRAPPER = """
@@ -22,7 +24,10 @@ exec 9>&2 2>/dev/null
 if [ -n "$words" ]; then . "$words"; rm -f -- "$words"; fi
 cd -- "$cwd" || { printf '%snocwd\\n' "$token" >&9; exit 1; }
 command -v -- "$1" >/dev/null || { printf '%snocommand\\n' "$token" >&9; exit 1; }
-[ "$input" = piped ] || exec </dev/null
+if [ -n "$input" ]; then
+    exec 0<"$input" || exit 1
+    [ "$input" = /dev/null ] || rm -f -- "$input"
+fi
 printf '%sstart %s\\n' "$token" "$$" >&9
 (exec "$@" 2>&9 9>&-)
 code=$?
@@ -44,18 +49,19 @@ def new_token() -> str:
     return f"\x1e{uuid.uuid4().hex}"
 
 
-def wrapped(argv: Sequence[str], *, token: str, cwd: str, has_input: bool, words_path: str = "") -> list[str]:
+def wrapped(
+    argv: Sequence[str], *, token: str, cwd: str, input_path: str = NO_INPUT, words_path: str = ""
+) -> list[str]:
     """The command in a session of its own, so that it can be killed with all that it started.
 
     Args:
         argv: The command; empty when `words_path` holds it.
         token: Of the marks.
         cwd: Where it runs.
-        has_input: Whether it reads what is fed; else its input is empty.
-        words_path: A file of `words_file`, which is removed; for a command line that is longer than Modal takes.
+        input_path: A file that it reads, which is removed; empty for what is fed to the shell.
+        words_path: A file of `words_file`, which is removed; for a command line that is longer than the cloud takes.
     """
-    given = "piped" if has_input else "none"
-    return ["setsid", "-w", "sh", "-c", WRAPPER, "envoi-trace", token, cwd, given, words_path, *argv]
+    return ["setsid", "-w", "sh", "-c", WRAPPER, "envoi-trace", token, cwd, input_path, words_path, *argv]
 
 
 def words_file(argv: Sequence[str]) -> bytes:
