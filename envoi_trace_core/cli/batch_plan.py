@@ -269,7 +269,7 @@ def _words(options: RunOptions, names: Mapping[str, str]) -> list[str]:
 
 def _over(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
     """Options with others over them; lists of `KEY=VALUE` are joined key by key, hidden paths are added."""
-    from envoi_trace_core.cli.resume_command import merged
+    from envoi_trace_core.cli.run_config import merged
 
     found = {**weak, **strong}
     for name in weak.keys() & strong.keys():

@@ -13,8 +13,9 @@ from envoi_trace_core.cli.batch_plan import read_plan
 from envoi_trace_core.cli.batch_report import report, summary
 from envoi_trace_core.cli.launcher_choice import choose_launcher
 from envoi_trace_core.cli.output import note, out
-from envoi_trace_core.cli.run_command import config_of, stop_on_signal, storage_name
+from envoi_trace_core.cli.run_config import config_of, storage_name
 from envoi_trace_core.cli.run_options import RunOptions
+from envoi_trace_core.cli.signals import stop_on_signal
 from envoi_trace_core.cli.storage_choice import choose_storage
 from envoi_trace_core.errors import UsageError
 from envoi_trace_core.plugins import Plugins

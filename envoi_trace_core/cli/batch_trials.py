@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from envoi_trace_core.cli.batch_run import CONCURRENCY, RETRIES, run_batch
-from envoi_trace_core.cli.run_command import check_task_and_env, config_of, storage_name
+from envoi_trace_core.cli.run_config import check_task_and_env, config_of, storage_name
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.errors import UsageError
 from envoi_trace_core.plugins import Plugins

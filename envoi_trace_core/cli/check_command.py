@@ -35,7 +35,7 @@ def check(
     json: AsJson = False,
 ) -> None:
     """Check a task and its environment before an agent is paid for: prompt, setup, tests, solution."""
-    from envoi_trace_core.cli.run_command import pairs
+    from envoi_trace_core.cli.run_config import pairs
     from envoi_trace_core.cli.run_display import RunDisplay
     from envoi_trace_core.errors import UsageError
     from envoi_trace_core.ids import new_trajectory_id

@@ -107,7 +107,7 @@ async def _until_signal[T](work: Callable[[], Awaitable[T]]) -> T:
     import anyio
 
     from envoi_trace_core.background import background_tasks
-    from envoi_trace_core.cli.run_command import SIGNAL_EXIT_STATUS
+    from envoi_trace_core.cli.signals import SIGNAL_EXIT_STATUS
 
     received: list[int] = []
     async with background_tasks() as group:

@@ -24,7 +24,7 @@ def fork(
     options: RunOptions,
 ) -> None:
     """Start a new trajectory from a part of a stored one, with any agent; options override those of its run."""
-    from envoi_trace_core.cli.run_command import launch
+    from envoi_trace_core.cli.launching import launch
 
     options.refuse_several("fork")
     words = StorageWords(name=options.storage, opts=options.storage_opt)
@@ -62,7 +62,7 @@ async def _stored_configuration(storage: Storage, trajectory_id: str) -> RunConf
 
 def _asked(stored: RunConfig | None, words: StorageWords, options: RunOptions) -> RunConfig:
     from envoi_trace_core.cli.resume_command import overridden
-    from envoi_trace_core.cli.run_command import configuration
+    from envoi_trace_core.cli.run_config import configuration
     from envoi_trace_core.cli.storage_choice import choose_storage
     from envoi_trace_core.ids import check_trajectory_id, new_trajectory_id
     from envoi_trace_core.plugins import Plugins

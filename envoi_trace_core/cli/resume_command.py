@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +31,7 @@ def resume(
     options: RunOptions,
 ) -> None:
     """Go on with a trajectory; options that are given override those of its last run."""
-    from envoi_trace_core.cli.run_command import launch, report
+    from envoi_trace_core.cli.launching import launch, report
 
     if "trajectory_id" in options.given:
         raise UsageError("--trajectory-id stands beside the id itself", mend=f"envoi-trace resume {trajectory}")
@@ -77,7 +76,7 @@ def overridden(config: RunConfig, options: RunOptions) -> RunConfig:
     Raises:
         UsageError: One of them is wrong.
     """
-    from envoi_trace_core.cli.run_command import pairs
+    from envoi_trace_core.cli.run_config import merged, pairs
 
     given = options.given
     changes: dict[str, Any] = {name: getattr(options, name) for name in PLAIN if name in given}
@@ -96,13 +95,3 @@ def overridden(config: RunConfig, options: RunOptions) -> RunConfig:
         added = getattr(options, f"{name}_opt") if f"{name}_opt" in given else ()
         changes[f"{name}_opts"] = merged(known, added)
     return attrs.evolve(config, **changes)
-
-
-def merged(known: Sequence[str], added: Sequence[str]) -> tuple[str, ...]:
-    """`KEY=VALUE` words; a key that is given again replaces all that it had."""
-    replaced = {_key(word) for word in added}
-    return (*(word for word in known if _key(word) not in replaced), *added)
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].strip().replace("-", "_")

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from envoi_trace_core.cli.run_command import report
+from envoi_trace_core.cli.launching import report
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.domain.parts import TokenUsage
 from envoi_trace_core.run.outcome import EXIT_UNSAVED, RunEnd, outcome_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from envoi_trace_core.cli.resume_command import merged, overridden
+from envoi_trace_core.cli.resume_command import overridden
+from envoi_trace_core.cli.run_config import merged
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.run.config import RunConfig
 
