@@ -13,8 +13,9 @@ import anyio.lowlevel
 import attrs
 
 from envoi_trace_core.errors import EnvoiTraceError, SandboxError
-from envoi_trace_modal.launcher.failures import check_sdk, translated, unreachable
+from envoi_trace_modal.launcher.failures import translated, unreachable
 from envoi_trace_modal.launcher.options import ModalLauncherOptions
+from envoi_trace_modal.sandbox.calls import sdk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ class Engine:
             UsageError: The token is missing or wrong.
             SandboxError: Modal can't be reached.
         """
-        check_sdk()
+        sdk()
         import modal
 
         doing = "looking for the app"

@@ -47,20 +47,6 @@ def translated(doing: str) -> Iterator[None]:
         ) from error
 
 
-def check_sdk() -> None:
-    """Import the SDK for the first time, which reads its settings.
-
-    Raises:
-        UsageError: They are broken.
-    """
-    try:
-        import modal  # noqa: F401
-    except Exception as error:
-        raise UsageError(
-            f"Modal's SDK can't be used: {_reason(error)}", mend="mend ~/.modal.toml, or write it anew: modal setup"
-        ) from error
-
-
 def unreachable(doing: str, waited_s: float) -> SandboxError:
     """Modal did not answer at all."""
     return SandboxError(
