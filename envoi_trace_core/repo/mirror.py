@@ -204,12 +204,10 @@ class Mirror:
         parent = self.head.commit if self.head else None
         tested = self._test_records.get(tree)
         if tested is not None and tested.parent == parent and tested.skipped_files == skipped:
-            refs: dict[str, str | None] = {
-                RECORD_REF: tested.commit,
-                origin.ref_name: tested.commit,
-                _test_ref(tested.commit): None,
-            }
-            self._move(refs, accepted)
+            # The part's ref first, and alone: of a transaction that is cut off some refs have moved, and a record
+            # that no part names would pass for a workspace that did not change.
+            self.git("update-ref", origin.ref_name, tested.commit)
+            self._move({RECORD_REF: tested.commit, _test_ref(tested.commit): None}, accepted)
             self._part_refs[origin.ref_name] = tested.commit
             del self._test_records[tree]
             record = tested
@@ -250,7 +248,7 @@ class Mirror:
         return raw_tree if self._trees is None else self._trees.of(raw_tree)
 
     def _move(self, refs: dict[str, str | None], accepted: Accepted) -> None:
-        """Move refs in one transaction: all or none."""
+        """Move refs in one transaction. A kill in its middle leaves some moved, in the order that they stand in."""
         # A parallel call's older commit doesn't set the sandbox's newest one back.
         sandbox_head = self.sandbox_head if accepted.is_older else accepted.commit
         moves = dict(refs)

@@ -12,11 +12,14 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 from envoi_trace_core.errors import SandboxError, StorageError
 from envoi_trace_core.repo.checkpoints import SandboxCheckpoints
+from envoi_trace_core.repo.git import Git
 from envoi_trace_core.repo.mirror import Mirror
 
 pytestmark = pytest.mark.anyio
@@ -184,6 +187,53 @@ async def test_a_sandbox_without_git_says_so(sandbox, monkeypatch):
     with pytest.raises(SandboxError, match="git can't be run") as caught:
         await SandboxCheckpoints(sandbox=sandbox).install(excludes=(), max_file_bytes=1)
     assert "install git" in caught.value.mend
+
+
+class Killed(Exception):
+    """What stands for the orchestrator's end in the middle of a move of refs."""
+
+
+@attrs.frozen(kw_only=True)
+class DyingGit(Git):
+    """Moves so many refs, one by one in the order they were told, and dies: git's files know no transaction."""
+
+    moves_left: list[int]
+
+    def __call__(self, *arguments: str, stdin: bytes = b"", **options: Any) -> bytes:
+        if arguments[0] != "update-ref":
+            return super().__call__(*arguments, stdin=stdin, **options)
+        told = [line for line in stdin.decode().splitlines() if line.startswith(("update ", "delete "))]
+        for move in told or ["update " + " ".join(arguments[1:])]:
+            if self.moves_left[0] == 0:
+                raise Killed
+            self.moves_left[0] -= 1
+            super().__call__("update-ref", "--stdin", stdin=f"{move}\n".encode())
+        return b""
+
+
+@pytest.mark.parametrize("is_tested", [False, True])
+@pytest.mark.parametrize("moves", range(6))
+async def test_killed_between_the_refs_of_one_move_the_part_keeps_its_checkpoint(open_run, workspace, moves, is_tested):
+    run = await open_run()
+    (workspace / "a").write_text("1")
+    await run.checkpoint()
+    (workspace / "a").write_text("2")
+    run.hook("two")
+    tested = await run.repository.peek() if is_tested else None
+    mirror = run.repository._mirror
+    mirror.git = DyingGit(directory=mirror.git.directory, moves_left=[moves])
+    with suppress(Killed):
+        await run.checkpoint("two")
+        assert moves >= 2 + is_tested
+    again = await open_run()
+    result = await again.checkpoint("two", part=2)
+    assert result.checkpoint is not None
+    assert tested in (None, result.commit)
+    (workspace / "a").write_text("3")
+    again.hook("three")
+    after = await again.checkpoint("three", part=3)
+    assert after.checkpoint.commit_before == result.commit
+    assert after.warning is None
 
 
 WRITER = """

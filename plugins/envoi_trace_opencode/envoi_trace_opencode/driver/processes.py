@@ -51,16 +51,17 @@ def _marked(words: bytes) -> set[int]:
     return found
 
 
-def _with_descendants(roots: set[int]) -> set[int]:
+def _with_descendants(roots: set[int]) -> list[int]:
+    """Parents before their children: a shell whose child dies first would go on to its next command."""
     if not roots:
-        return roots
+        return []
     told = _parents()
-    doomed = set(roots)
-    while True:
-        more = {pid for pid, parent in told.items() if parent in doomed and pid not in doomed}
-        if not more:
-            return doomed
-        doomed |= more
+    doomed: list[int] = []
+    generation = [pid for pid in roots if told.get(pid) not in roots]
+    while generation:
+        doomed += generation
+        generation = [pid for pid, parent in told.items() if parent in generation and pid not in doomed]
+    return doomed
 
 
 def _parents() -> dict[int, int]:
