@@ -189,7 +189,7 @@ async def test_a_sandbox_without_git_says_so(sandbox, monkeypatch):
     assert "install git" in caught.value.mend
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """What stands for the orchestrator's end in the middle of a move of refs."""
 
 
@@ -205,7 +205,7 @@ class DyingGit(Git):
         told = [line for line in stdin.decode().splitlines() if line.startswith(("update ", "delete "))]
         for move in told or ["update " + " ".join(arguments[1:])]:
             if self.moves_left[0] == 0:
-                raise Killed
+                raise KilledError
             self.moves_left[0] -= 1
             super().__call__("update-ref", "--stdin", stdin=f"{move}\n".encode())
         return b""
@@ -222,7 +222,7 @@ async def test_killed_between_the_refs_of_one_move_the_part_keeps_its_checkpoint
     tested = await run.repository.peek() if is_tested else None
     mirror = run.repository._mirror
     mirror.git = DyingGit(directory=mirror.git.directory, moves_left=[moves])
-    with suppress(Killed):
+    with suppress(KilledError):
         await run.checkpoint("two")
         assert moves >= 2 + is_tested
     again = await open_run()
