@@ -113,10 +113,12 @@ def row_of_part(trace: Trace, part: int) -> TraceRow:
     Raises:
         UsageError: There is no such part.
     """
-    if not 1 <= part <= len(trace.rows):
-        has = f"has parts 1 to {len(trace.rows)}" if trace.rows else "has no part"
+    try:
+        return trace.row(part)
+    except KeyError:
+        last = trace.summary.parts
+        has = f"has parts 1 to {last}" if last else "has no part"
         raise UsageError(
             f"part {part} is out of range: trajectory {trace.trajectory.trajectory_id} {has}",
-            mend=f"--part {len(trace.rows)} is the last" if trace.rows else None,
-        )
-    return trace.rows[part - 1]
+            mend=f"--part {last} is the last" if last else None,
+        ) from None

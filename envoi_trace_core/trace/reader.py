@@ -53,6 +53,8 @@ class Trace:
     """Lines of the journal that could not be read; empty for a trace that was read from its file."""
     _load_table: Callable[[], pa.Table]
     _load_rows: Callable[[], Sequence[TraceRow]]
+    _load_row: Callable[[int], TraceRow | None]
+    """The row at a position, without the others; None where there is none."""
 
     @property
     def trajectory(self) -> Trajectory:
@@ -123,8 +125,9 @@ class Trace:
         Raises:
             KeyError: There is none.
         """
-        if 1 <= part <= len(self.rows) and self.rows[part - 1].part.part == part:
-            return self.rows[part - 1]
+        row = self._load_row(part - 1)  # Parts are numbered from 1, without a gap.
+        if row is not None and row.part.part == part:
+            return row
         return {row.part.part: row for row in self.rows}[part]
 
     def snapshot(self) -> Snapshot:
@@ -165,7 +168,11 @@ def read_trace(source: bytes | Path, *, name: str | None = None) -> Trace:
     except Exception as error:
         raise _damaged(what, error) from error
     _check_columns(table, what)
-    return Trace(header=header, load_table=lambda: table, load_rows=lambda: _rows(table, what))
+
+    def row_at(index: int) -> TraceRow | None:
+        return _rows(table.slice(index, 1), what)[0] if 0 <= index < table.num_rows else None
+
+    return Trace(header=header, load_table=lambda: table, load_rows=lambda: _rows(table, what), load_row=row_at)
 
 
 def trace_of_snapshot(snapshot: Snapshot, rows: Sequence[TraceRow], damage: Sequence[Damage] = ()) -> Trace:
@@ -177,6 +184,7 @@ def trace_of_snapshot(snapshot: Snapshot, rows: Sequence[TraceRow], damage: Sequ
         damage=tuple(damage),
         load_table=lambda: TraceEncoder().table(snapshot),
         load_rows=lambda: rows,
+        load_row=lambda index: rows[index] if 0 <= index < len(rows) else None,
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from envoi_trace_core.domain.facts import PartRecorded, TrajectoryEnded
 from envoi_trace_core.errors import KeyMissingError, TraceFormatError
+from envoi_trace_core.trace import reader
 from envoi_trace_core.trace.encode import TraceEncoder, encode_trace
 from envoi_trace_core.trace.fold import TraceState
 from envoi_trace_core.trace.reader import read_header, read_trace
@@ -117,6 +118,19 @@ def test_rows_come_back_equal(make):
     assert list(trace.evaluations) == list(state.commits)
     assert trace.row(7).part.part == 7
     assert trace.table.schema.names == COLUMNS
+
+
+def test_one_row_is_read_without_the_others(make, monkeypatch):
+    converted = []
+    convert = reader.rows_of
+    monkeypatch.setattr(reader, "rows_of", lambda table: converted.append(table.num_rows) or convert(table))
+    trace = read_trace(encode_trace(TraceState.of(make.run(40)).snapshot()))
+    row = trace.row(7)
+    assert converted == [1]
+    assert row == trace.rows[6]
+    for part in (0, -1, 41):
+        with pytest.raises(KeyError):
+            trace.row(part)
 
 
 def test_a_trace_can_be_changed_and_written_again(make):
