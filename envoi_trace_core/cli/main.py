@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, override
 
 import typer
+from typer.core import TyperGroup
 
 from envoi_trace_core.cli import (
     batch_command,
@@ -43,8 +44,21 @@ from envoi_trace_core.errors import UsageError
 SHARED_SETTINGS = ("storage", "storage_opt", "sandbox", "sandbox_opt")
 """Settings that also count for subcommands; the others are of a run."""
 
+
+class Commands(TyperGroup):
+    """typer makes of an interrupt a silent exit status; `guarded` has words for it."""
+
+    @override
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+
 app = typer.Typer(
     name="envoi-trace",
+    cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -121,7 +121,8 @@ def test_the_reader_of_the_output_may_leave(folder, unbuffered):
     assert done.stderr == ""
 
 
-def test_an_interrupt_is_130_without_a_traceback(folder):
+@pytest.mark.parametrize("where", ["m.load_env_file", "m.plugins_command.Plugins.discover"])
+def test_an_interrupt_is_130_without_a_traceback(folder, where):
     os.mkfifo(folder / "env")
     code = (
         "import sys, os\n"
@@ -129,7 +130,7 @@ def test_an_interrupt_is_130_without_a_traceback(folder):
         "def wait(*_):\n"
         "    print('waits', flush=True)\n"
         "    open('env').read()\n"
-        "m.load_env_file = wait\n"
+        f"{where} = wait\n"
         "m.main(['plugins'])\n"
     )
     with subprocess.Popen(
