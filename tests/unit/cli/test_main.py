@@ -9,8 +9,9 @@ import sys
 import attrs
 import pytest
 
-from envoi_trace_core.cli.main import app
+from envoi_trace_core.cli.main import app, default_map
 from envoi_trace_core.cli.run_options import RunOptions
+from envoi_trace_core.config import Settings
 
 HEAVY = (
     "pyarrow", "matplotlib", "cattrs", "mcp", "envoi", "modal", "e2b", "boto3", "botocore", "duckdb",
@@ -141,3 +142,10 @@ def test_an_interrupt_is_130_without_a_traceback(folder, where):
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors == "interrupted\n"
+
+
+def test_batch_is_a_setting_of_a_run_and_a_command():
+    settings = Settings(values={"batch": "nightly", "storage": "local", "max_parts": "3"})
+    assert default_map(settings)["batch"] == "nightly"
+    assert default_map(settings, "list")["list"] == {"storage": "local"}
+    assert default_map(settings, "batch")["batch"] == {"storage": "local"}
