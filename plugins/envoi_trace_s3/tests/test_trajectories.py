@@ -52,6 +52,20 @@ def test_a_run_is_kept_in_the_bucket_and_read_from_it(client, bucket: str, envoi
     envoi_trace("graph", "kept", "--part", "3", "--checkout-dest", "at-3", "--storage", "s3")
     assert any(path.name != ".git" for path in (tmp_path / "at-3").iterdir())
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+    counted = envoi_trace(
+        "query", "select max(evaluation.passed), count(*) from parts", "--storage", "s3", "--format", "csv"
+    )
+    assert "\n9,14" in counted
+    envoi_trace("graph", "kept", "--storage", "s3", "--output", "charts")
+    assert (tmp_path / "charts" / "report.html").is_file()
+    envoi_trace("export", "kept", "--format", "jsonl", "--output", "kept.jsonl", "--storage", "s3")
+    envoi_trace("import", "kept.jsonl", "--format", "jsonl", "--trajectory-id", "again", "--storage", "s3")
+    assert {"again", "kept"} <= set(envoi_trace("list", "--storage", "s3").split())
+    evaluated = envoi_trace(
+        "evaluate", "kept", "--env", str(environment), "--sandbox", "local", "--commits", "last", "--write",
+        "--storage", "s3", "--json",
+    )  # fmt: skip
+    assert '"errors": 0' in evaluated
 
 
 def test_the_storages_own_secret_is_in_no_object_and_not_in_the_agents_shell(
