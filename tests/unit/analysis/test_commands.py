@@ -9,39 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import attrs
 import pytest
 
-from envoi_trace_core.cli import main as main_module
-
-
-@attrs.frozen
-class Done:
-    status: int
-    out: str
-    err: str
-
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "cwd"
-    path.mkdir()
-    monkeypatch.chdir(path)
-    for name in list(os.environ):
-        if name.startswith("ENVOI_TRACE_") and name != "ENVOI_TRACE_STATE_DIR":
-            monkeypatch.delenv(name)
-    return path
-
-
-@pytest.fixture
-def cli(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    def run(*words: str) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            main_module.main(list(words))
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
+def cli(folder, command):
+    return command
 
 
 @pytest.fixture
@@ -55,13 +28,13 @@ def store(folder: Path) -> Callable[..., None]:
     return put
 
 
-def says(done: Done, *words: str) -> None:
+def says(done: subprocess.CompletedProcess[str], *words: str) -> None:
     """One line, or two with the mend; no traceback."""
-    lines = [line for line in done.err.splitlines() if not line.startswith(("storage:", "warning: plugin"))]
-    assert 1 <= len(lines) <= 2, done.err
-    assert "Traceback" not in done.err
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("storage:", "warning: plugin"))]
+    assert 1 <= len(lines) <= 2, done.stderr
+    assert "Traceback" not in done.stderr
     for word in words:
-        assert word in done.err, done.err
+        assert word in done.stderr, done.stderr
 
 
 # -- graph -----------------------------------------------------------------------------------------
@@ -70,14 +43,14 @@ def says(done: Done, *words: str) -> None:
 def test_graph_writes_charts_and_a_report(cli, store, typical, folder):
     store(typical)
     done = cli("graph", "t1", "--format", "svg")
-    assert done.status == 0, done.err
+    assert done.returncode == 0, done.stderr
     names = ["passed_by_part.svg", "suites_by_part.svg", "passed_by_time.svg", "suites_by_time.svg"]
-    assert done.out.split() == [f"graph-t1/{name}" for name in (*names, "graph_data.json", "report.html")]
+    assert done.stdout.split() == [f"graph-t1/{name}" for name in (*names, "graph_data.json", "report.html")]
     assert sorted(path.name for path in (folder / "graph-t1").iterdir()) == sorted(
         [*names, "graph_data.json", "report.html"]
     )
     again = cli("graph", str(folder / "trajectories" / "t1" / "trace.parquet"), "--format", "svg", "--json")
-    assert json.loads(again.out)["files"][-1] == "graph-t1/report.html"
+    assert json.loads(again.stdout)["files"][-1] == "graph-t1/report.html"
 
 
 def test_an_id_from_anywhere_names_no_other_folder(cli, make, folder):
@@ -85,25 +58,25 @@ def test_an_id_from_anywhere_names_no_other_folder(cli, make, folder):
     maker.part()
     (folder / "odd.parquet").write_bytes(maker.data)
     done = cli("graph", "odd.parquet", "--format", "svg")
-    assert done.status == 0, done.err
+    assert done.returncode == 0, done.stderr
     assert (folder / "graph-.._.._up" / "report.html").is_file()
     done = cli("graph", "odd.parquet", "--part", "1", "--checkout-dest", "new")
-    assert done.status == 2
+    assert done.returncode == 2
     says(done, "can't be a trajectory id")
 
 
 def test_a_folder_that_can_not_be_written_is_told(cli, store, typical, folder):
     store(typical)
     done = cli("graph", "t1", "--format", "svg", "--output", "/proc/new")
-    assert done.status == 2
+    assert done.returncode == 2
     says(done, "/proc/new can't be written", "--output DIR")
 
 
 def test_graph_of_a_trace_without_parts(cli, store, make, folder):
     store(make().begin())
     done = cli("graph", "t1", "--output", "charts", "--format", "svg")
-    assert done.status == 0
-    assert "has no part" in done.err
+    assert done.returncode == 0
+    assert "has no part" in done.stderr
     assert json.loads((folder / "charts" / "graph_data.json").read_text())["evaluations"] == []
 
 
@@ -140,7 +113,7 @@ def test_a_slip_is_told_in_a_line(cli, store, make, folder, words, expected):
         maker.evaluated({})
     store(first, second)
     done = cli(*words)
-    assert done.status in (1, 2)
+    assert done.returncode in (1, 2)
     says(done, *expected)
     assert sorted(path.name for path in folder.iterdir()) == ["file", "trajectories"]
 
@@ -154,12 +127,12 @@ def test_compare_tells_a_table_and_writes_files(cli, store, make, folder):
     second.evaluated(dict.fromkeys(second.paths, 5), tokens=2000, cost_usd=1.5)
     store(first.end(), second.end("solved"))
     done = cli("compare", "t1", "t2", "--axis", "tokens", "--format", "svg")
-    assert done.status == 0, done.err
+    assert done.returncode == 0, done.stderr
     for words in ("codex gpt-5.5", "opencode glm", "5/20", "1 (1 still)", "20/20", "never", "100% of paths", "$1.5000"):
-        assert words in done.out, words
-    assert "agents cut their work into parts differently" in done.err
+        assert words in done.stdout, words
+    assert "agents cut their work into parts differently" in done.stderr
     assert {path.name for path in (folder / "compare").iterdir()} == {"passed_by_tokens.svg", "report.html"}
-    data = json.loads(cli("compare", "t1", "t2", "--json", "--format", "svg").out)
+    data = json.loads(cli("compare", "t1", "t2", "--json", "--format", "svg").stdout)
     assert [each["end"]["tokens"] for each in data["trajectories"]] == [1000, 2000]
     assert data["trajectories"][1]["reached"][-1]["at"]["part"] == 1
     assert data["files"] == ["compare/passed_by_parts.svg", "compare/report.html"]
@@ -177,16 +150,16 @@ def test_compare_groups_of_a_batch(cli, store, make, folder):
     (folder / "trajectories" / "broken").mkdir()
     (folder / "trajectories" / "broken" / "trace.parquet").write_bytes(b"no trace")
     done = cli("compare", "--batch", "nightly", "--by", "agent", "--format", "svg")
-    assert done.status == 0, done.err
-    lines = done.out.splitlines()
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     assert lines[0].split()[:2] == ["agent", "solved"]
     assert "75% (30%-95%)" in lines[1]
     assert "$1.3333" in lines[1]
     assert "1/4" in lines[2]
-    assert "broken is left out" in done.err
-    data = json.loads(cli("compare", "--by", "batch", "--json", "--format", "svg").out)
+    assert "broken is left out" in done.stderr
+    data = json.loads(cli("compare", "--by", "batch", "--json", "--format", "svg").stdout)
     assert {group["name"]: group["counted"] for group in data["groups"]} == {"nightly": 8, "weekly": 0}
-    named = json.loads(cli("compare", "codex-0", "opencode-0", "--by", "agent", "--json", "--format", "svg").out)
+    named = json.loads(cli("compare", "codex-0", "opencode-0", "--by", "agent", "--json", "--format", "svg").stdout)
     assert [group["trajectories"] for group in named["groups"]] == [1, 1]
 
 

@@ -1,9 +1,7 @@
-"""The command line as a process, and run mode up to where the run begins."""
+"""The command line, and run mode up to where the run begins."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,28 +14,9 @@ from envoi_trace_core.cli.run_options import RunOptions
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and no setting from this machine's environment."""
-    path = tmp_path / "cwd"
-    path.mkdir()
-    monkeypatch.chdir(path)
-    for name in list(os.environ):
-        if name.startswith("ENVOI_TRACE_") and name != "ENVOI_TRACE_STATE_DIR":
-            monkeypatch.delenv(name)
-    return path
-
-
-@pytest.fixture
-def cli(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the real command line in that folder."""
-
-    def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "envoi_trace_core.cli.main", *words],
-            cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-
-    return run
+def cli(folder, command):
+    """A command in that folder."""
+    return command
 
 
 @pytest.fixture

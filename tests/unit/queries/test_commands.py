@@ -1,4 +1,4 @@
-"""`query`, `export` and `import` by the real command, and every example that is documented."""
+"""`query`, `export` and `import` by the command line, and every example that is documented."""
 
 from __future__ import annotations
 
@@ -26,14 +26,9 @@ SQL = {title: text for title, language, text in BLOCKS if language == "sql"}
 
 
 @pytest.fixture
-def cli(root):
-    def run(*words, stdin=""):
-        return subprocess.run(
-            [sys.executable, "-m", "envoi_trace_core", *words], cwd=root, env=os.environ, capture_output=True,
-            text=True, timeout=60, check=False, input=stdin,
-        )  # fmt: skip
-
-    return run
+def cli(root, command, monkeypatch):
+    monkeypatch.chdir(root)
+    return command
 
 
 @pytest.fixture
@@ -183,7 +178,9 @@ def test_out_and_back_by_the_command(several, cli, root, tmp_path):
     key = "trajectories/a/trace.parquet"
     assert (other / key).read_bytes() == (root / key).read_bytes()
     assert pq.read_metadata(other / key).metadata == pq.read_metadata(root / key).metadata
-    done = cli("import", "-", "--format", "jsonl", "--trajectory-id", "a2", stdin=file.read_text())
+    with file.open() as lines:  # a real pipe is read by its descriptor
+        words = [sys.executable, "-m", "envoi_trace_core", "import", "-", "--format", "jsonl", "--trajectory-id", "a2"]
+        done = subprocess.run(words, cwd=root, stdin=lines, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert open_trace(root / "trajectories" / "a2").trajectory.trajectory_id == "a2"
     assert cli("export", "a", "--format", "jsonl", "-o", str(file)).returncode == 2

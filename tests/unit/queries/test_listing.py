@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -24,12 +23,11 @@ from .conftest import run_facts
 
 
 @pytest.fixture
-def cli(root):
+def cli(root, command, monkeypatch):
+    monkeypatch.chdir(root)
+
     def run(*words):
-        done = subprocess.run(
-            [sys.executable, "-m", "envoi_trace_core", *words], cwd=root, env=os.environ, capture_output=True,
-            text=True, timeout=60, check=False,
-        )  # fmt: skip
+        done = command(*words)
         assert done.returncode == 0, done.stderr
         return done
 

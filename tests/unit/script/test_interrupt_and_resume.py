@@ -179,6 +179,7 @@ async def test_fail_without_once_fails_again(stage):
                 await read_turn(session, "a", [])
 
 
+@pytest.mark.slow
 async def test_a_player_killed_at_any_moment_goes_on_with_nothing_twice(stage, drafts_of):
     """Ten times: kill -9 in the middle of the turn, and start again in the same session."""
     stage.write_script(*({"run": f"echo {n} >>log"} for n in range(60)))

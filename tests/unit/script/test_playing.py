@@ -136,6 +136,7 @@ async def test_every_kind_of_line_makes_its_parts(stage, play, drafts_of):
     ]
 
 
+@pytest.mark.slow
 async def test_the_hook_sees_the_workspace_of_each_of_fifty_writes(stage, play, parts):
     from hashlib import sha256
 
