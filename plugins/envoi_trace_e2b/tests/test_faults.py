@@ -21,6 +21,8 @@ from envoi_trace_core.errors import EnvoiTraceError, SandboxError, SandboxLostEr
 from envoi_trace_core.protocols import Sandbox
 from envoi_trace_core.specs import SandboxRequest
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = E2bOptions(template="base")
 CREATE = "POST /v2/sandboxes"
 

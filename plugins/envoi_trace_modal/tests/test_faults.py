@@ -289,6 +289,8 @@ import resource, sys, anyio
 from envoi_trace_modal.sandbox.options import ModalOptions
 from envoi_trace_modal.sandbox.spec import MODAL_SANDBOX
 
+pytestmark = pytest.mark.slow
+
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -17,7 +17,7 @@ from s3_proxy import Fault, Proxy
 from envoi_trace_core.errors import ConditionFailedError, EnvoiTraceError, StorageError, UsageError
 from envoi_trace_core.protocols import Absent, AtVersion, Storage
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 LARGE = bytes(range(256)) * 4096 * 17
 SLOW_DOWN = Fault("answer", 503, "SlowDown")
 
