@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 
 from envoi_trace_core.builtin.local_sandbox import factory, isolation
@@ -462,3 +463,13 @@ async def test_ending_a_dead_sandbox_leaves_the_one_that_took_its_name(tmp_path:
     assert successor.folder.path.is_dir()
     await successor.close()
     assert not successor.folder.path.exists()
+
+
+async def test_that_a_dockerfile_is_not_built_is_said_once(tmp_path):
+    told: list[str] = []
+    for name in ("one", "two"):
+        request = attrs.evolve(
+            request_for(name, runs_model=False, report=told.append), dockerfile=tmp_path / "Dockerfile"
+        )
+        await (await factory.create(request, options_for(tmp_path, "none"))).close()
+    assert len([line for line in told if "Dockerfile is not built" in line]) == 1

@@ -39,6 +39,8 @@ from envoi_trace_core.protocols import SandboxInfo
 from envoi_trace_core.specs import SandboxRequest
 
 LOG_TAIL_BYTES = 2000
+_not_built: set[Path] = set()
+"""Dockerfiles of which was said that they are not built: a trajectory has two sandboxes, a batch hundreds."""
 
 
 async def create(request: SandboxRequest, options: LocalSandboxOptions) -> LocalSandbox:
@@ -49,7 +51,8 @@ async def create(request: SandboxRequest, options: LocalSandboxOptions) -> Local
         SandboxError: It did not start.
     """
     program = await anyio.to_thread.run_sync(_choose_isolation, request, options)
-    if request.dockerfile is not None:
+    if request.dockerfile is not None and request.dockerfile not in _not_built:
+        _not_built.add(request.dockerfile)
         request.report(f"The local sandbox uses this machine's own tools; {request.dockerfile.name} is not built.")
     # Not abandoned when cancelled: what was started is then found, and removed below.
     folder, made = await anyio.to_thread.run_sync(_find_or_start, request, options, program)
