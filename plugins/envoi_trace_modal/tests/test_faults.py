@@ -25,6 +25,7 @@ from envoi_trace_core.errors import SandboxError, SandboxLostError, UsageError
 from envoi_trace_core.protocols import Sandbox
 from envoi_trace_core.specs import Requirements, SandboxRequest
 
+pytestmark = pytest.mark.slow
 OPTIONS = ModalOptions()
 CREATE = "SandboxCreateV2"
 MANY = 10**4
@@ -168,7 +169,6 @@ async def test_a_proxy_that_can_not_be_used_is_one_line_without_its_password(
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
 async def test_a_modal_that_is_not_there_fails_within_30_s(fake: FakeModal, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes the connection and says nothing, the worst of them."""
     with socket.socket() as silent:
@@ -289,8 +289,6 @@ import resource, sys, anyio
 from envoi_trace_modal.sandbox.options import ModalOptions
 from envoi_trace_modal.sandbox.spec import MODAL_SANDBOX
 
-pytestmark = pytest.mark.slow
-
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -311,7 +309,6 @@ anyio.run(main)
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units there")
 @pytest.mark.parametrize("way", ["read", "write"])
 async def test_a_large_file_is_not_held_twice(fake: FakeModal, sandbox: Sandbox, way: str) -> None:
