@@ -177,7 +177,7 @@ async def test_a_starter_that_died_early_is_no_obstacle(sandbox: LocalSandbox) -
     await sandbox.write_file(f"{directory}/in", b"left behind")
     assert await DetachedProcess.attach(sandbox, "agent") is None
     process = await DetachedProcess.start(sandbox, name="agent", argv=["sleep", "1000"])
-    with anyio.fail_after(30):
+    with anyio.fail_after(10):
         while (await sandbox.run(["test", "-e", f"{directory}/pid"], timeout_s=5)).exit_code:  # noqa: ASYNC110
             await anyio.sleep(0.01)
         await sandbox.run(["rm", f"{directory}/handle"], timeout_s=5)  # as if it had died before noting it

@@ -287,7 +287,7 @@ async def test_a_turn_that_ended_while_nobody_watched_is_read_to_its_end(codex, 
     first = codex.open()
     session = await first.__aenter__()  # never left
     await take_some(codex, session, "quick", until='"turn/started"')
-    with anyio.fail_after(30):
+    with anyio.fail_after(15):
         name = codex.outputs[0].position.partition(":")[0]
         path = f"{sandbox.support_dir}/processes/{name}/out"
         while b'"turn/completed"' not in await sandbox.read_file(path, max_bytes=10**8):  # noqa: ASYNC110

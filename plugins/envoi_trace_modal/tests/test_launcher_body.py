@@ -100,7 +100,7 @@ class Notes(SilentObserver):
 @pytest.mark.anyio
 async def test_nobody_holds_it(storage: Storage) -> None:
     notes = Notes()
-    with anyio.fail_after(30):
+    with anyio.fail_after(10):
         await wait_for_lease(storage, "t", notes)
     assert not notes.lines
 

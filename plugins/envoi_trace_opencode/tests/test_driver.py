@@ -222,7 +222,7 @@ def test_a_request_that_is_given_up_ends_upstream_too(listen: Listen) -> None:
         received = b""
         while b"begun" not in received:
             received += client.recv(1000)
-    assert ended.wait(30)
+    assert ended.wait(10)
 
 
 # -- processes ------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_marked_processes_and_what_they_started_die() -> None:
     bystander = subprocess.Popen(["sleep", "60"], env={**os.environ, MARK_VARIABLE: f"{mark}-other"})
     try:
         kill_marked(mark)
-        assert child.wait(30) < 0
+        assert child.wait(5) < 0
         assert bystander.poll() is None
         assert living_in_group(child.pid) == []
     finally:

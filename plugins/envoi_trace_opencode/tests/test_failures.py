@@ -160,7 +160,7 @@ async def test_a_killed_driver_takes_everything_along_and_another_goes_on(
             tasks.start_soon(kill)
             with anyio.fail_after(60), pytest.raises(AgentError, match="driver of OpenCode was killed"):
                 await opencode.take(session, "work")
-        with anyio.fail_after(30):
+        with anyio.fail_after(10):
             while not with_guard and await opencode.processes("sleep 905", "opencode serve"):  # noqa: ASYNC110
                 await anyio.sleep(0.05)
     async with opencode.open(opencode.resume_state(session.session_id)) as again:

@@ -169,7 +169,7 @@ async def test_an_interrupt_reaches_all_that_run_and_no_other_starts(tmp_path):
         return outcome(config, "interrupted")
 
     launcher = Scripted({"": until_stopped})
-    with anyio.fail_after(30):
+    with anyio.fail_after(10):
         result, _ = await run(tmp_path, batch_of(trials=6, concurrency=2), launcher, stop=stop)
     assert len(launcher.launched) == 2
     assert (result.count("interrupted"), result.count("not started")) == (2, 4)
@@ -187,12 +187,12 @@ async def test_what_runs_now_counts_against_the_budget(tmp_path):
     async def first(config, observer, _stop):
         spend(config, observer, 5.0)
         all_is_spent.set()
-        with anyio.fail_after(30):
+        with anyio.fail_after(10):
             await third_was_refused.wait()
         return outcome(config, cost_usd=5.0)
 
     async def second(config, _observer, _stop):
-        with anyio.fail_after(30):
+        with anyio.fail_after(10):
             await all_is_spent.wait()
         return outcome(config)
 

@@ -156,7 +156,7 @@ async def test_a_failing_harness_is_reported_and_the_others_go_on() -> None:
 
 async def test_leaving_without_drain_ends_at_once() -> None:
     held = Held()
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         async with held.open() as evaluator:
             evaluator.submit("c1")
             await anyio.wait_all_tasks_blocked()

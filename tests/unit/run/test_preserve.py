@@ -110,13 +110,13 @@ async def test_an_outage_is_waited_out_and_only_whole_moments_are_told(storage, 
         moment = Moment(lines(journal_path("t"), 0, 3), lines(events_path("t"), 0, 9), None)
         lines(journal_path("t"), 3, 3)  # on disk, and not yet told
         preserver.submit(moment)
-        with anyio.fail_after(30):
+        with anyio.fail_after(5):
             while preserver.last_error is None:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         with pytest.raises(StorageError, match="the store is down"):
             await preserver.flush(0.05)
         storage.faults["down"] = 0
-        await preserver.flush(30)
+        await preserver.flush(5)
     found = await StoredRun.find(storage, "t")
     assert found.journal.size_bytes == moment.journal_bytes
     assert await found.events.download() == events_path("t").read_bytes()

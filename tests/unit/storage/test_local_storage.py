@@ -116,7 +116,7 @@ class TestLocalStorage(StorageContract):
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(put)
-                with anyio.fail_after(30):
+                with anyio.fail_after(10):
                     while len(list(root.iterdir())) < 2:  # the object and the put's temporary file
                         await anyio.sleep(0.001)
                 await anyio.sleep(0.05)

@@ -90,7 +90,7 @@ async def test_this_process_holds_it_once_only(storage):
 async def test_the_heartbeat_goes_on(storage):
     async with Lease.hold(storage, "t1", **QUICK) as lease:
         first = lease.holder.heartbeat_at
-        with anyio.fail_after(30):
+        with anyio.fail_after(10):
             while (await read_holder(storage, "t1")).heartbeat_at <= first:
                 await anyio.sleep(0.01)
 
@@ -102,7 +102,7 @@ async def test_a_holder_of_this_machine_that_was_killed_is_stale_at_once(storage
             pass
     process.kill()
     process.communicate(timeout=10)
-    with anyio.fail_after(30):
+    with anyio.fail_after(5):
         async with Lease.hold(storage, "t1", staleness_s=60) as lease:
             assert lease.holder.pid == os.getpid()
 
@@ -177,7 +177,7 @@ async def test_a_clock_that_jumps_back_does_not_lose_the_lease(storage, monkeypa
     async with Lease.hold(storage, "t1", **QUICK) as lease:
         monkeypatch.setattr(lease_module, "datetime", Back)
         before = (await storage.stat(KEY)).version
-        with anyio.fail_after(30):
+        with anyio.fail_after(10):
             while (await storage.stat(KEY)).version == before:
                 await anyio.sleep(0.01)
         await lease.ensure_held()
@@ -205,7 +205,7 @@ async def test_an_outage_loses_nothing(storage):
 async def test_a_lost_answer_is_no_lost_lease(storage):
     async with Lease.hold(storage, "t1", **QUICK) as lease:
         storage.lose_answers = 1
-        with anyio.fail_after(30):
+        with anyio.fail_after(10):
             while storage.lose_answers:
                 await anyio.sleep(0.01)
         await anyio.sleep(0.1)
@@ -215,7 +215,7 @@ async def test_a_lost_answer_is_no_lost_lease(storage):
 async def test_a_lease_that_was_removed_is_put_back(storage):
     async with Lease.hold(storage, "t1", **QUICK) as lease:
         await storage.delete(KEY)
-        with anyio.fail_after(30):
+        with anyio.fail_after(10):
             while await storage.stat(KEY) is None:
                 await anyio.sleep(0.01)
         await lease.ensure_held()
@@ -224,7 +224,7 @@ async def test_a_lease_that_was_removed_is_put_back(storage):
 async def test_a_lost_lease_is_not_released(storage):
     async with Lease.hold(storage, "t1", **QUICK) as lease:
         await put(storage, other(pid=99))
-        with anyio.fail_after(30), pytest.raises(StorageError, match="process 99 on elsewhere"):
+        with anyio.fail_after(10), pytest.raises(StorageError, match="process 99 on elsewhere"):
             await lease.wait_lost()
         with pytest.raises(StorageError, match="took over"):
             await lease.ensure_held()
@@ -264,7 +264,7 @@ async def test_a_storage_that_hangs_does_not_keep_the_end_waiting(storage, monke
         async def get(self, *_, **__):
             await anyio.sleep_forever()
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(10):
         async with Lease.hold(Hanging(), "t1"):
             pass
 

@@ -175,7 +175,7 @@ async def test_flush_is_bounded_when_the_storage_hangs(make, storage):
             await anyio.sleep_forever()
 
     async with TraceWriter.open(Hanging(), "t1", state) as writer:
-        with anyio.fail_after(30), pytest.raises(StorageError, match="did not answer"):
+        with anyio.fail_after(10), pytest.raises(StorageError, match="did not answer"):
             await writer.flush(0.1)
 
 
