@@ -189,7 +189,7 @@ class Mirror:
         commit = self._part_refs.get(origin.ref_name)
         record = read_record(self.git, commit) if commit else None
         if record is not None and record.parent == (self.head.commit if self.head else None):
-            # Killed between the two refs of one move.
+            # Killed after the part was named, before the record moved.
             self.git("update-ref", RECORD_REF, record.commit)
             self.head = record
         return record

@@ -48,3 +48,11 @@ def command(
         return subprocess.CompletedProcess(words, int(ended.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def cli(
+    folder: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A command in that empty folder."""
+    return command

@@ -133,7 +133,6 @@ def test_the_key_is_a_secret(fake: FakeE2b) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
 @pytest.mark.parametrize("accepts", [False, True])
 async def test_an_unreachable_api_fails_within_30_s(
     fake: FakeE2b, monkeypatch: pytest.MonkeyPatch, accepts: bool
@@ -238,7 +237,6 @@ async def test_envd_that_vanishes_breaks_what_runs_and_nothing_else(fake: FakeE2
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
 async def test_a_command_waits_for_envd_to_come_back(fake: FakeE2b, sandbox: Sandbox) -> None:
     fake.go("envd")
     results: list[bytes] = []

@@ -136,7 +136,6 @@ async def test_no_bucket_is_said() -> None:
     assert "AWS_S3_BUCKET" in str(caught.value.mend)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "closed port"])
 async def test_an_unreachable_server_is_said_in_time(proxy: Proxy, is_silent: bool) -> None:
     proxy.decide = lambda _request: Fault("delay", delay_s=30)

@@ -13,11 +13,6 @@ import pytest
 
 
 @pytest.fixture
-def cli(folder, command):
-    return command
-
-
-@pytest.fixture
 def store(folder: Path) -> Callable[..., None]:
     def put(*makers) -> None:
         for maker in makers:

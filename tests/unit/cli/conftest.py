@@ -14,12 +14,6 @@ from envoi_trace_core.cli.run_options import RunOptions
 
 
 @pytest.fixture
-def cli(folder, command):
-    """A command in that folder."""
-    return command
-
-
-@pytest.fixture
 def options_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunOptions]:
     """What run mode is asked for by these words: everything is real but the run itself."""
     seen: list[RunOptions] = []

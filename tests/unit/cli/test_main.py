@@ -12,7 +12,6 @@ import pytest
 from envoi_trace_core.cli.main import app, default_map
 from envoi_trace_core.cli.run_options import RunOptions
 from envoi_trace_core.config import Settings
-from envoi_trace_core.errors import UsageError
 
 HEAVY = (
     "pyarrow", "matplotlib", "cattrs", "mcp", "envoi", "modal", "e2b", "boto3", "botocore", "duckdb",
@@ -101,10 +100,13 @@ def test_graph_refuses_a_folder_that_is_not_empty_before_it_looks_for_anything(c
     assert "--checkout-dest full is not empty" in done.stderr
 
 
-def test_debug_anywhere_gives_the_traceback(cli):
+def test_debug_anywhere_gives_the_traceback(folder):
     for words in (["--debug", "show", "gone/x"], ["show", "gone/x", "--debug"]):
-        with pytest.raises(UsageError):
-            cli(*words)
+        argv = [sys.executable, "-m", "envoi_trace_core.cli.main", *words]
+        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode != 0
+        assert "Traceback" in done.stderr
+        assert "UsageError" in done.stderr
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # found by the last flush, or by the first line

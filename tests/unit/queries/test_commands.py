@@ -178,7 +178,7 @@ def test_out_and_back_by_the_command(several, cli, root, tmp_path):
     key = "trajectories/a/trace.parquet"
     assert (other / key).read_bytes() == (root / key).read_bytes()
     assert pq.read_metadata(other / key).metadata == pq.read_metadata(root / key).metadata
-    with file.open() as lines:  # a real pipe is read by its descriptor
+    with file.open() as lines:  # import reads its stdin by the descriptor
         words = [sys.executable, "-m", "envoi_trace_core", "import", "-", "--format", "jsonl", "--trajectory-id", "a2"]
         done = subprocess.run(words, cwd=root, stdin=lines, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ import modal  # noqa: TID253
 
 from envoi_trace_core.errors import SandboxError, SandboxLostError
 from envoi_trace_core.protocols import CommandResult
+from envoi_trace_core.sandboxing.marks import words_file
 from envoi_trace_modal.sandbox.calls import call
 from envoi_trace_modal.sandbox.failures import is_gone, translate
 from envoi_trace_modal.sandbox.running import ModalStream, run_command, stream_command
@@ -189,8 +190,6 @@ class ModalSandbox:
 
     async def _words_path(self, argv: Sequence[str]) -> str:
         """A file with the command line when that is too long for Modal; else nothing."""
-        from envoi_trace_core.sandboxing.marks import words_file
-
         if sum(len(word.encode(errors="surrogateescape")) + 1 for word in argv) <= MAX_WORDS_BYTES:
             return ""
         path = f"{SUPPORT}/words-{uuid.uuid4().hex}"
