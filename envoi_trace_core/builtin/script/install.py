@@ -79,9 +79,10 @@ class PlayerHome:
 
     async def ended_turns(self, name: str, offset: int = 0) -> set[str]:
         """The ids of the turns whose end a process told, from a byte of its output on."""
-        script = '[ ! -e "$1" ] || tail -c "+$2" "$1" | grep "^{"type": "turn[.]" || :'
+        script = '[ ! -e "$1" ] || tail -c "+$2" "$1" | grep "^$3" || :'
+        output = f"{self.sandbox.support_dir}/processes/{name}/out"
         found = await self.sandbox.run(
-            ["sh", "-c", script, "sh", f"{self.sandbox.support_dir}/processes/{name}/out", str(offset + 1)],
+            ["sh", "-c", script, "sh", output, str(offset + 1), '{"type": "turn[.]'],
             timeout_s=60,
             cwd="/",
             max_output_bytes=MAX_STATE_BYTES,

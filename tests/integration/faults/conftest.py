@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for fault_tools: test folders are no packages
+pytest.register_assert_rewrite("fault_tools")  # or its asserts tell nothing of what they compared
 
 import fault_tools
 

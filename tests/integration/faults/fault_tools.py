@@ -127,7 +127,11 @@ def assert_same_trace(run: Any, undisturbed: Any) -> None:
     mine, theirs = comparable_rows(run), comparable_rows(undisturbed)
     assert [row["part"] for row in mine] == list(range(1, len(theirs) + 1))
     for one, other in zip(mine, theirs, strict=True):
-        assert one == other
+        differing = {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+        assert not differing, "\n".join(
+            f"part {other['part']}, {name}: {one.get(name)!r}, undisturbed {other.get(name)!r}"
+            for name in sorted(differing)
+        )
     header, other_header = run.trace.header, undisturbed.trace.header
     for name in ("token_usage", "cost_usd", "parts", "turns"):
         if hasattr(header.summary, name):

@@ -239,6 +239,23 @@ async def test_an_orchestrator_that_died_before_its_prompt_left_no_turn(stage, p
             assert [part.content for part in parts([output.raw async for output in session.turn("go")])] == ["one"]
 
 
+@pytest.mark.parametrize("process_number", [1, 2])  # the second goes on with the turn of the first, without a prompt
+async def test_an_orchestrator_that_died_before_its_next_prompt_left_no_turn(stage, parts, process_number):
+    """The turn before was told to its end, and read."""
+    stage.write_script({"text": "one"}, {"run": "sleep 0"}, {"turn": True}, {"text": "two"})
+    resume = None
+    if process_number == 2:
+        context, _, resume = await crash(stage, "go", "item.completed")
+        await stage.sandbox.run(["kill", "-9", str(await player_pid(stage))], timeout_s=10)
+        await context.__aexit__(None, None, None)
+    _, _, resume = await crash(stage, None if resume else "go", "turn.completed", resume)
+    assert resume.position.startswith(f"{process_number}:")
+    async with stage.session(resume) as session:
+        assert not session.turn_in_flight
+        with anyio.fail_after(20):
+            assert [part.content for part in parts([output.raw async for output in session.turn("go")])] == ["two"]
+
+
 async def test_a_prompt_that_was_not_taken_up_yet_is_not_handed_over_twice(stage, parts):
     stage.write_script({"text": "one"}, {"turn": True}, {"text": "two"})
     resume = await died_before_the_prompt(stage)
