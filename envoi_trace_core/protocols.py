@@ -260,6 +260,8 @@ class AgentOutput:
     """Its text, without the line end."""
     position: str
     """Where the agent's output goes on after it, in the session's own notation; given back at a resume."""
+    hands_back: bool = False
+    """Whether the agent ended its turn with it, of its own accord: nothing to go on with is left of that turn."""
 
 
 @runtime_checkable

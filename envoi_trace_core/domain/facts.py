@@ -44,6 +44,8 @@ class TurnBegun:
     session_id: str
     prompt: str
     at: datetime
+    event_index: int = 0
+    """Of the newest native event before: all up to it belong to earlier turns."""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +82,8 @@ class CallRecorded:
     """A test call ended. The part it belongs to follows, and repeats it in `envoi_calls`."""
 
     call: EnvoiCall
+    answer: str | None = None
+    """What the agent is told: the same again, should it have to ask again. None when that is made from `call`."""
 
 
 @attrs.frozen(kw_only=True)

@@ -20,6 +20,7 @@ import anyio.abc
 import attrs
 
 from envoi_trace_core.background import background_tasks
+from envoi_trace_core.domain.facts import CallRecorded
 from envoi_trace_core.domain.parts import EnvoiCall, PathResult, TestCounts
 from envoi_trace_core.domain.solving import below, visible_paths
 from envoi_trace_core.errors import EnvoiTraceError
@@ -59,8 +60,8 @@ class RunTestsTool:
     checkpoint: Callable[[], Awaitable[str]]
     """Commits the workspace as it is now; gives the commit, the last one when nothing changed."""
     export: Callable[[str, Path], Awaitable[None]]
-    on_call: Callable[[EnvoiCall], Awaitable[None]]
-    """Makes the call durable."""
+    on_call: Callable[[CallRecorded], Awaitable[None]]
+    """Makes the call and its answer durable."""
     on_failure: Callable[[EnvoiTraceError], None]
     """Told when the harness or a sandbox failed, so that the run can end."""
     timeout_s: float
@@ -68,7 +69,7 @@ class RunTestsTool:
     _group: anyio.abc.TaskGroup = attrs.field(init=False)
     _calls: dict[str, _Call] = attrs.field(factory=dict, init=False)
     """By call id: those in flight, and the newest that were answered."""
-    _recorded: dict[str, EnvoiCall] = attrs.field(factory=dict, init=False)
+    _recorded: dict[str, CallRecorded] = attrs.field(factory=dict, init=False)
     _in_flight: int = attrs.field(default=0, init=False)
     _command: tuple[str, ...] = attrs.field(default=(), init=False)
 
@@ -93,8 +94,7 @@ class RunTestsTool:
         call_id = hashlib.sha256(json.dumps([caller, request_id, path]).encode()).hexdigest()[:32]
         call = self._calls.get(call_id)
         if call is None and call_id in self._recorded:
-            recorded = self._recorded[call_id]
-            return answer_text(recorded, {}, self._visible()), recorded.status_code in (404, 500)
+            return self._answer_of(self._recorded[call_id])
         if call is None:
             call = self._calls[call_id] = _Call()
             self._in_flight += 1
@@ -106,9 +106,10 @@ class RunTestsTool:
     async def _take(self, call_id: str, path: str, call: _Call) -> None:
         try:
             record, detail = await self._run(call_id, path)
-            call.text, call.is_error = answer_text(record, detail, self._visible()), record.status_code in (404, 500)
-            await self.on_call(record)
-            self._recorded[call_id] = record
+            ended = CallRecorded(call=record, answer=answer_text(record, detail, self._visible()))
+            call.text, call.is_error = self._answer_of(ended)
+            await self.on_call(ended)
+            self._recorded[call_id] = CallRecorded(call=record)
         except EnvoiTraceError as error:
             call.text, call.is_error = f"The call could not be recorded: {error.message}", True
             self.on_failure(error)
@@ -151,6 +152,10 @@ class RunTestsTool:
         )
         return record, detail
 
+    def _answer_of(self, ended: CallRecorded) -> tuple[str, bool]:
+        text = answer_text(ended.call, {}, self._visible()) if ended.answer is None else ended.answer
+        return text, ended.call.status_code in (404, 500)
+
     def _visible(self) -> tuple[str, ...]:
         return visible_paths(self.runtime.schema.test_paths, self.hidden)
 
@@ -160,9 +165,9 @@ class RunTestsTool:
         for call_id in answered[:-MAX_KEPT_ANSWERS]:
             del self._calls[call_id]
 
-    async def install(self, known: Iterable[EnvoiCall]) -> None:
+    async def install(self, known: Iterable[CallRecorded]) -> None:
         """Put the bridge into the agent's sandbox and offer the tool there."""
-        self._recorded.update((call.call_id, call) for call in known)
+        self._recorded.update((ended.call.call_id, ended) for ended in known)
         sandbox = self.relay.sandbox
         bridge = f"{sandbox.support_dir}/relay/mcp_bridge.py"
         python = await find_python(sandbox)
@@ -179,10 +184,10 @@ async def open_run_tests_tool(
     gate: TestGate,
     checkpoint: Callable[[], Awaitable[str]],
     export: Callable[[str, Path], Awaitable[None]],
-    on_call: Callable[[EnvoiCall], Awaitable[None]],
+    on_call: Callable[[CallRecorded], Awaitable[None]],
     on_failure: Callable[[EnvoiTraceError], None],
     hidden: Sequence[str] = (),
-    known: Iterable[EnvoiCall] = (),
+    known: Iterable[CallRecorded] = (),
     timeout_s: float = 3600.0,
 ) -> AsyncIterator[RunTestsTool]:
     """Offer `run_tests` in the agent's sandbox, the one of `relay`, until the context is left.
@@ -193,10 +198,10 @@ async def open_run_tests_tool(
         gate: Shared with the evaluator.
         checkpoint: Commits the workspace; gives the commit.
         export: Writes a commit's files into an empty folder.
-        on_call: Makes a call durable; the agent's answer waits for it.
+        on_call: Makes a call durable with its answer; the agent waits for it.
         on_failure: Told of failures that are not the agent's.
         hidden: Globs of the test paths that the agent must not see.
-        known: Calls that were recorded before a restart: asked again, they are answered from the record.
+        known: Calls that were recorded before a restart: asked again, they are answered as they were.
         timeout_s: Of the build and the tests of one call.
 
     Raises:

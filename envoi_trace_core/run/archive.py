@@ -26,7 +26,7 @@ from envoi_trace_core.domain.facts import (
     TrajectoryBegun,
     TrajectoryEnded,
 )
-from envoi_trace_core.domain.parts import EnvoiCall, Evaluation
+from envoi_trace_core.domain.parts import Evaluation
 from envoi_trace_core.domain.solving import VisibleStatus, visible_status
 from envoi_trace_core.errors import StorageError
 from envoi_trace_core.protocols import ResumeState, Storage
@@ -135,9 +135,10 @@ class Archive:
         return tuple(self.state.evaluations.values())
 
     @property
-    def calls(self) -> Sequence[EnvoiCall]:
-        """All test calls that are known."""
-        return (*(call for row in self.state.rows for call in row.part.envoi_calls), *self.state.unclaimed_calls)
+    def calls(self) -> Sequence[CallRecorded]:
+        """All test calls that are known, with the answers that the agent may not have yet."""
+        claimed = (CallRecorded(call=call) for row in self.state.rows for call in row.part.envoi_calls)
+        return (*claimed, *self.state.unclaimed_answers)
 
     def commits_to_evaluate(self) -> Sequence[str]:
         """Commits whose tests did not run to an end yet."""
@@ -209,9 +210,9 @@ class Archive:
             await self.ledger.add(CallsClaimed(part=0, call_ids=tuple(call.call_id for call in lost)))
             self.observer.note(f"test calls on a workspace that is lost, and left out: {len(lost)}")
 
-    async def note_call(self, call: EnvoiCall) -> None:
+    async def note_call(self, ended: CallRecorded) -> None:
         """A test call ended, as the harness saw it: durable before the agent gets its answer."""
-        await self.ledger.add(CallRecorded(call=self.redactor.value(call)))
+        await self.ledger.add(self.redactor.value(ended))
 
     @contextmanager
     def turn_in_progress(self) -> Iterator[None]:

@@ -103,6 +103,9 @@ class Conversation:
                 timeout_s=self.plan.config.timeout_s,
             ),
         )
+        if self.archive.state.part_count and not session.turn_in_flight:
+            await self._end_turn_of_before(session, recorder)
+            await self._wait_for_evaluation()
         idle_turns = 0
         is_new_session = sum(s.session_id == session.session_id for s in self.archive.state.sessions) == 1
         while not self._must_end(idle_turns):
@@ -151,14 +154,33 @@ class Conversation:
         else:
             prompt = self._prompt(is_new_session=is_new_session)
             if open_turn is None:
-                begun = TurnBegun(turn=turn, session_id=session.session_id, prompt=prompt, at=datetime.now(UTC))
+                begun = TurnBegun(
+                    turn=turn,
+                    session_id=session.session_id,
+                    prompt=prompt,
+                    at=datetime.now(UTC),
+                    event_index=self.archive.events.next_index - 1,
+                )
                 await self.archive.ledger.add(self.archive.redactor.value(begun))
         with self.archive.turn_in_progress():
             await run_beside(lambda: runner.run(prompt), lambda: self._save_state_now_and_then(session))
+        await self._end_turn(session, recorder, turn)
+
+    async def _end_turn(self, session: AgentSession, recorder: Recorder, turn: int) -> None:
         await recorder.end_turn()
         if not self._goes_on_later():
             await self.archive.ledger.add(self._end_of(turn))
         await self._save_state(session)
+
+    async def _end_turn_of_before(self, session: AgentSession, recorder: Recorder) -> None:
+        """End the turn in which the agent had handed back when the orchestrator died, before that was recorded."""
+        turn = self.archive.state.turns.get(self.archive.state.open_turn or 0)
+        if turn is not None and any(
+            stored.hands_back and stored.event.index > turn.began_after_event
+            for stored in self.archive.counted_events(session.session_id)
+        ):
+            recorder.turn = turn.turn
+            await self._end_turn(session, recorder, turn.turn)
 
     def _goes_on_later(self) -> bool:
         """Whether the turn was cut by what is no matter of the agent's: it goes on under its number, here or anew."""

@@ -64,7 +64,7 @@ class Recorder:
             received_at=datetime.now(UTC),
             raw=self.redactor.text(output.raw),
         )
-        await self.events.append(event, output.position)
+        await self.events.append(event, output.position, hands_back=output.hands_back)
         await self._feed(event)
 
     async def finish(self) -> None:

@@ -25,6 +25,8 @@ class StoredEvent:
 
     event: NativeEvent
     position: str
+    hands_back: bool = False
+    """Whether the agent ended its turn with it."""
 
 
 def read_events(path: Path) -> Iterator[StoredEvent]:
@@ -64,14 +66,14 @@ class EventLog:
         """How much of it is on disk."""
         return self._log.durable_bytes
 
-    async def append(self, event: NativeEvent, position: str) -> None:
+    async def append(self, event: NativeEvent, position: str, *, hands_back: bool = False) -> None:
         """Write one event, and return once it is durable.
 
         Raises:
             StorageError: It could not be written, or another writer took over.
             ValueError: Its index is not `next_index`.
         """
-        await self.append_all([StoredEvent(event=event, position=position)])
+        await self.append_all([StoredEvent(event=event, position=position, hands_back=hands_back)])
 
     async def append_all(self, stored: Sequence[StoredEvent]) -> None:
         """Write several events with one fsync: all of them, or none.
@@ -171,14 +173,16 @@ def _artifact_line(event: NativeEvent) -> dict[str, int | str]:
 
 
 def _to_json(stored: StoredEvent) -> str:
-    return json.dumps({**_artifact_line(stored.event), "position": stored.position}, separators=(",", ":"))
+    rare = {"hands_back": True} if stored.hands_back else {}
+    return json.dumps({**_artifact_line(stored.event), "position": stored.position, **rare}, separators=(",", ":"))
 
 
 def parse_event_line(line: bytes) -> StoredEvent | None:
     """A whole line of the log, its line end aside; None when it is no event."""
     try:
         values = json.loads(line)
-        return StoredEvent(event=_event_of(values), position=values["position"])
+        hands_back = values.get("hands_back") is True
+        return StoredEvent(event=_event_of(values), position=values["position"], hands_back=hands_back)
     except (ValueError, KeyError, TypeError):
         return None
 

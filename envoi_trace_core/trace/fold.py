@@ -39,6 +39,8 @@ class Turn:
     session_id: str
     prompt: str
     began_at: datetime
+    began_after_event: int
+    """Index of the newest native event of earlier turns."""
     ended_at: datetime | None = None
     interrupted: bool = False
 
@@ -76,7 +78,7 @@ class TraceState:
     _rows: list[TraceRow] = attrs.field(factory=list)
     """Likewise."""
     _timeline: TestingTimeline = attrs.field(factory=TestingTimeline)
-    _unclaimed: dict[str, EnvoiCall] = attrs.field(factory=dict)
+    _unclaimed: dict[str, CallRecorded] = attrs.field(factory=dict)
     _claimed: set[str] = attrs.field(factory=set)
     _unparsed: set[int] = attrs.field(factory=set)
 
@@ -140,6 +142,11 @@ class TraceState:
     @property
     def unclaimed_calls(self) -> Sequence[EnvoiCall]:
         """Test calls that ended and that no part holds yet, oldest first."""
+        return tuple(fact.call for fact in self._unclaimed.values())
+
+    @property
+    def unclaimed_answers(self) -> Sequence[CallRecorded]:
+        """The same calls with their answers, which the agent may not have yet."""
         return tuple(self._unclaimed.values())
 
     @property
@@ -229,7 +236,14 @@ class TraceState:
 
     def _turn_begun(self, fact: TurnBegun) -> None:
         self.turns.setdefault(
-            fact.turn, Turn(turn=fact.turn, session_id=fact.session_id, prompt=fact.prompt, began_at=fact.at)
+            fact.turn,
+            Turn(
+                turn=fact.turn,
+                session_id=fact.session_id,
+                prompt=fact.prompt,
+                began_at=fact.at,
+                began_after_event=fact.event_index,
+            ),
         )
 
     def _turn_ended(self, fact: TurnEnded) -> None:
@@ -276,7 +290,7 @@ class TraceState:
 
     def _call_recorded(self, fact: CallRecorded) -> None:
         if fact.call.call_id not in self._claimed:
-            self._unclaimed[fact.call.call_id] = fact.call
+            self._unclaimed[fact.call.call_id] = fact
 
     def _calls_claimed(self, fact: CallsClaimed) -> None:
         if fact.part == 0:
@@ -287,7 +301,7 @@ class TraceState:
         index = self._index_of_part.get(fact.part)
         if index is None:
             return
-        calls = [call for call_id in fact.call_ids if (call := self._unclaimed.get(call_id)) is not None]
+        calls = [found.call for call_id in fact.call_ids if (found := self._unclaimed.get(call_id)) is not None]
         row = self._parts[index]
         already = row.part.envoi_calls
         self._replace(index, attrs.evolve(row, part=attrs.evolve(row.part, envoi_calls=(*already, *calls))))

@@ -18,6 +18,7 @@ import pytest
 from envoi_trace_core.builtin.local_sandbox import isolation
 from envoi_trace_core.builtin.local_sandbox.factory import create
 from envoi_trace_core.builtin.local_sandbox.options import LocalSandboxOptions
+from envoi_trace_core.domain.facts import CallRecorded
 from envoi_trace_core.domain.parts import EnvoiCall, Evaluation
 from envoi_trace_core.domain.solving import is_solved
 from envoi_trace_core.errors import HarnessError, SandboxError
@@ -158,6 +159,7 @@ class Harness:
     tool: RunTestsTool
     commits: Commits
     calls: list[EnvoiCall]
+    answered: list[CallRecorded]
     failures: list[Exception]
     open_tool: Callable[..., Any]
 
@@ -168,8 +170,11 @@ async def harness(tmp_path: Path, files: dict[str, str], **options: Any) -> Asyn
     calls: list[EnvoiCall] = []
     failures: list[Exception] = []
 
-    async def on_call(call: EnvoiCall) -> None:
-        calls.append(call)
+    answered: list[CallRecorded] = []
+
+    async def on_call(ended: CallRecorded) -> None:
+        answered.append(ended)
+        calls.append(ended.call)
 
     async with AsyncExitStack() as stack:
         evaluation = await stack.enter_async_context(local_sandbox(tmp_path, "evaluation"))
@@ -192,7 +197,7 @@ async def harness(tmp_path: Path, files: dict[str, str], **options: Any) -> Asyn
 
         relay = await stack.enter_async_context(open_relay(sandbox))
         tool = await stack.enter_async_context(open_tool(relay))
-        yield Harness(sandbox, evaluation, runtime, relay, tool, commits, calls, failures, open_tool)
+        yield Harness(sandbox, evaluation, runtime, relay, tool, commits, calls, answered, failures, open_tool)
 
 
 @asynccontextmanager
@@ -317,13 +322,15 @@ async def test_killed_relay_in_the_middle_of_a_call(tmp_path: Path) -> None:
         assert len(it.calls) == 1
 
 
-async def test_restarted_orchestrator_answers_the_call_in_flight_once(tmp_path: Path) -> None:
-    async with harness(tmp_path, GOOD) as it, anyio.create_task_group() as group:
+async def test_restarted_orchestrator_answers_the_call_in_flight_once_and_in_full(tmp_path: Path) -> None:
+    files = {**GOOD, "program.sh": "printf two"}  # what it printed is a detail: in the answer, in no result
+    async with harness(tmp_path, files) as it, anyio.create_task_group() as group:
         texts: list[str] = []
         done = anyio.Event()
 
-        async def record_and_never_return(call: EnvoiCall) -> None:
-            it.calls.append(call)
+        async def record_and_never_return(ended: CallRecorded) -> None:
+            it.calls.append(ended.call)
+            it.answered.append(ended)
             await anyio.sleep_forever()
 
         async def agent(tool: RunTestsTool) -> None:
@@ -338,10 +345,12 @@ async def test_restarted_orchestrator_answers_the_call_in_flight_once(tmp_path: 
             group.start_soon(agent, tool)
             await until(lambda: len(it.calls) == 1)
         assert texts == []
-        async with open_relay(it.sandbox) as relay, it.open_tool(relay, known=it.calls[:]):
+        async with open_relay(it.sandbox) as relay, it.open_tool(relay, known=it.answered[:]):
             with anyio.fail_after(60):
                 await done.wait()
-        assert texts == ["4 of 4 passed.", "2 of 2 passed."]
+        assert texts[0].startswith("3 of 4 passed.")
+        assert '"got": "two"' in texts[0]
+        assert texts[1] == "2 of 2 passed."
         assert [call.path for call in it.calls] == ["", "basics/second"]
 
 
@@ -463,8 +472,8 @@ async def test_isolated_without_network_and_in_one_shared_sandbox(tmp_path: Path
         commits = Commits({"c1": GOOD}, current="c1")
         calls: list[EnvoiCall] = []
 
-        async def on_call(call: EnvoiCall) -> None:
-            calls.append(call)
+        async def on_call(ended: CallRecorded) -> None:
+            calls.append(ended.call)
 
         async with (
             EnvoiRuntime(sandbox=sandbox, environment=environment(tmp_path)) as runtime,

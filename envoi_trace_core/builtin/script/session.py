@@ -104,11 +104,12 @@ class ScriptSession:
         """Make a fresh folder's state that of the last event that was recorded."""
         self._position = Position.parse(resume.position)
         self._newest_number = self._position.process_number
-        self._turn_in_flight = resume.turn_in_flight
+        # Of a session that told nothing no prompt arrived either.
+        self._turn_in_flight = resume.turn_in_flight and resume.position is not None
         state = attrs.evolve(
             PlayerState.parse(resume.archive),
             next_action=self._position.next_action,
-            turn_id=uuid.uuid4().hex if resume.turn_in_flight else None,
+            turn_id=uuid.uuid4().hex if self._turn_in_flight else None,
         )
         await self.home.write_state(state.to_json())
 
@@ -137,8 +138,9 @@ class ScriptSession:
                 await process.write(_message("prompt", turn_id=turn_id, text=prompt))
             async with aclosing(self._events()) as events:
                 async for output, event in events:
-                    yield output
-                    if event.ends_turn and turn_id in (None, event.turn_id):
+                    is_last = event.ends_turn and turn_id in (None, event.turn_id)
+                    yield attrs.evolve(output, hands_back=is_last and event.type == "turn.completed")
+                    if is_last:
                         if event.type == "turn.failed":
                             raise AgentError(event.message or "the script agent failed")
                         return

@@ -96,10 +96,11 @@ class CodexSession:
             message = await self.client.next_message()
             if message is None:
                 raise await self.client.death()
-            async for output in self._outputs(message):
+            is_last = self._ends(message, awaited)
+            turn = mapping(message.params.get("turn"))
+            async for output in self._outputs(message, hands_back=is_last and turn.get("status") == "completed"):
                 yield output
-            if self._ends(message, awaited):
-                turn = mapping(message.params.get("turn"))
+            if is_last:
                 failure = turn_failure(turn.get("error")) if turn.get("status") == "failed" else None
                 break
         if self._interrupted is not None:
@@ -110,16 +111,16 @@ class CodexSession:
         if failure is not None:
             raise failure
 
-    async def _outputs(self, message: Message) -> AsyncGenerator[AgentOutput]:
+    async def _outputs(self, message: Message, *, hands_back: bool = False) -> AsyncGenerator[AgentOutput]:
         """A message, after the raw items that belong before it where they have to be read from elsewhere."""
         if self.rollout is None:
-            yield message.output
+            yield attrs.evolve(message.output, hands_back=hands_back)
             return
         own = text(message.params.get("threadId")) == self.session_id
         if own and message.method in ("thread/tokenUsage/updated", "turn/completed"):
             for raw in await self.rollout.new_calls(turn_is_over=message.method == "turn/completed"):
                 yield AgentOutput(raw=raw, position=self._place(message.start_offset))
-        yield AgentOutput(raw=message.output.raw, position=self._place(message.end_offset))
+        yield AgentOutput(raw=message.output.raw, position=self._place(message.end_offset), hands_back=hands_back)
 
     def _place(self, offset: int) -> str:
         rollout_offset = None if self.rollout is None else self.rollout.offset

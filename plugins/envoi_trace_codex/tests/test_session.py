@@ -200,6 +200,7 @@ async def test_two_turns_of_one_thread(codex, model) -> None:
         await codex.take(session, "one")
         await codex.take(session, "passed 3 of 5 tests")
     assert [part.content for part in codex.parts(session.session_id)] == ["first", "second"]
+    assert [output.hands_back for output in codex.outputs].count(True) == 2
     assert "passed 3 of 5 tests" in model.requests[1].text
     assert "first" in model.requests[1].text
 
@@ -241,6 +242,7 @@ async def test_a_thread_goes_on_after_an_interrupt(codex, model) -> None:
             await session.interrupt()
         await codex.take(session, "go on")
     assert codex.parts(session.session_id)[-1].content == "after it"
+    assert [output.hands_back for output in codex.outputs].count(True) == 1, "an interrupted agent does not hand back"
 
 
 # -- resume ---------------------------------------------------------------------------------------

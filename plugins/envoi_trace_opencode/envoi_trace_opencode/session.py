@@ -135,8 +135,9 @@ class OpenCodeSession:
                 await process.write(_command("prompt", turn_id=turn_id, text=prompt))
             async with aclosing(self._events()) as events:
                 async for output, event in events:
-                    yield output
-                    if event.kind == "turn.ended" and turn_id in (None, event.turn_id):
+                    is_last = event.kind == "turn.ended" and turn_id in (None, event.turn_id)
+                    yield attrs.evolve(output, hands_back=is_last and event.status == "completed")
+                    if is_last:
                         if event.status == "failed" and not self._is_interrupted:
                             raise turn_failure(event)
                         return

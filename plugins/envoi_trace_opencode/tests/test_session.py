@@ -86,6 +86,7 @@ async def test_the_second_turn_goes_on_with_the_conversation(opencode: OpenCode,
         await opencode.take(session, "two")
     assert model.requests[1].prompts[-2:] == ["one", "two"]
     assert [part.content for part in opencode.parts(session.session_id)] == ["first answer", "second answer"]
+    assert [output.hands_back for output in opencode.outputs].count(True) == 2
 
 
 async def test_an_interrupt_ends_a_long_command_and_all_that_it_started(
@@ -101,6 +102,7 @@ async def test_an_interrupt_ends_a_long_command_and_all_that_it_started(
         await opencode.take(session, "go on")
     results = [part for part in opencode.parts(session.session_id) if part.part_type != "tool_use"]
     assert [(part.part_type, part.tool_status) for part in results] == [("tool_result", "interrupted"), ("text", None)]
+    assert [output.hands_back for output in opencode.outputs].count(True) == 1, "interrupted, it does not hand back"
 
 
 async def test_a_subagents_parts_are_told_apart(opencode: OpenCode, model: ScriptedModel) -> None:

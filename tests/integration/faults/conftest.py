@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for fault_tools: test folders are no packages
 pytest.register_assert_rewrite("fault_tools")  # or its asserts tell nothing of what they compared
 
-import fault_tools
+import fault_tools  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -149,8 +149,9 @@ async def test_the_hook_sees_the_workspace_of_each_of_fifty_writes(stage, play, 
 async def test_turns_hand_back_and_then_nothing_is_left(stage):
     stage.write_script({"text": "one"}, {"turn": True}, {"text": "two"})
     async with stage.session() as session:
-        first = [json.loads(output.raw)["type"] async for output in session.turn("a")]
-        second = [json.loads(output.raw)["type"] async for output in session.turn("b")]
+        outputs = [[output async for output in session.turn(prompt)] for prompt in "ab"]
+        assert [[output.hands_back for output in turn].index(True) for turn in outputs] == [5, 4]
+        first, second = [[json.loads(output.raw)["type"] for output in turn] for turn in outputs]
         assert first[0] == "session.started"
         assert first[1:] == second == [
             "turn.started", "item.started", "item.delta", "item.completed", "turn.completed",

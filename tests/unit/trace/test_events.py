@@ -36,6 +36,13 @@ async def test_reads_back_by_session(path):
         assert (log.last_position("s1"), log.last_position("s2"), log.last_position("s3")) == ("20", "5", None)
 
 
+async def test_tells_with_which_event_the_agent_handed_back(path):
+    async with EventLog.open(path) as log:
+        await log.append(event(1), "10")
+        await log.append(event(2), "20", hands_back=True)
+    assert [(stored.position, stored.hands_back) for stored in read_events(path)] == [("10", False), ("20", True)]
+
+
 async def test_goes_on_with_the_next_index_after_a_tear(path):
     async with EventLog.open(path) as log:
         await log.append_all([StoredEvent(event=event(index), position=str(index)) for index in (1, 2, 3)])

@@ -159,8 +159,10 @@ def test_other_test_paths_count_for_all_rows(make):
 
 def test_calls_wait_until_a_part_claims_them(make):
     calls = [make.call(name, {"format": name == "b"}) for name in "abc"]
-    state = TraceState.of([make.begun(), make.part(1), *(CallRecorded(call=call) for call in calls)])
+    recorded = [CallRecorded(call=call, answer="passed") for call in calls]
+    state = TraceState.of([make.begun(), make.part(1), *recorded])
     assert list(state.unclaimed_calls) == calls
+    assert list(state.unclaimed_answers) == recorded
     state.apply(make.part(2, calls=[calls[0]]))
     assert list(state.unclaimed_calls) == calls[1:]
     assert solved(state) == [0, 0]
