@@ -5,7 +5,14 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes is no matter of a test's: on a loaded machine any of them may take long.
+hypothesis.settings.register_profile(
+    "envoi-trace", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("envoi-trace")
 
 # Whoever starts the tests in the background (`pytest &`) lets them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -316,6 +316,8 @@ class ResumeState:
     """Of the last event that was recorded; None when there was none."""
     turn_in_flight: bool
     """Whether the orchestrator died in the middle of a turn."""
+    prompt_arrived: bool = True
+    """Whether an event of that turn is recorded, so that the agent surely had its prompt."""
     archive: bytes | None
     """The newest `save_state`; None when there is none."""
     same_sandbox: bool

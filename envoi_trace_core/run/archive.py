@@ -161,6 +161,7 @@ class Archive:
             session_id=session_id,
             position=self._last_position(session_id),
             turn_in_flight=self.state.open_turn is not None,
+            prompt_arrived=any(True for _ in self.events_of_open_turn(session_id)),
             archive=self.agent_state.read(session_id),
             same_sandbox=same_sandbox,
         )
@@ -171,6 +172,13 @@ class Archive:
             index = stored.event.index
             if stored.event.session_id == session_id and not any(index in indices for indices in self.left_out):
                 yield stored
+
+    def events_of_open_turn(self, session_id: str) -> Iterator[StoredEvent]:
+        """Those of them that came since the turn began that did not end; none when all ended."""
+        turn = self.state.turns.get(self.state.open_turn or 0)
+        if turn is not None:
+            counted = self.counted_events(session_id)
+            yield from (stored for stored in counted if stored.event.index > turn.began_after_event)
 
     def _last_position(self, session_id: str) -> str | None:
         position = None

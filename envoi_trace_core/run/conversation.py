@@ -174,13 +174,11 @@ class Conversation:
 
     async def _end_turn_of_before(self, session: AgentSession, recorder: Recorder) -> None:
         """End the turn in which the agent had handed back when the orchestrator died, before that was recorded."""
-        turn = self.archive.state.turns.get(self.archive.state.open_turn or 0)
-        if turn is not None and any(
-            stored.hands_back and stored.event.index > turn.began_after_event
-            for stored in self.archive.counted_events(session.session_id)
-        ):
-            recorder.turn = turn.turn
-            await self._end_turn(session, recorder, turn.turn)
+        turn = self.archive.state.open_turn
+        told = self.archive.events_of_open_turn(session.session_id)
+        if turn is not None and any(stored.hands_back for stored in told):
+            recorder.turn = turn
+            await self._end_turn(session, recorder, turn)
 
     def _goes_on_later(self) -> bool:
         """Whether the turn was cut by what is no matter of the agent's: it goes on under its number, here or anew."""

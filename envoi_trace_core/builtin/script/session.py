@@ -104,8 +104,7 @@ class ScriptSession:
         """Make a fresh folder's state that of the last event that was recorded."""
         self._position = Position.parse(resume.position)
         self._newest_number = self._position.process_number
-        # Of a session that told nothing no prompt arrived either.
-        self._turn_in_flight = resume.turn_in_flight and resume.position is not None
+        self._turn_in_flight = resume.turn_in_flight and resume.prompt_arrived
         state = attrs.evolve(
             PlayerState.parse(resume.archive),
             next_action=self._position.next_action,

@@ -97,7 +97,7 @@ def test_usage_is_what_the_server_sent(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_chunking_of_the_stream_gives_the_same(path: Path, data: st.DataObject) -> None:
     """Chunks are joined to lines before a parser sees them, wherever they were cut."""

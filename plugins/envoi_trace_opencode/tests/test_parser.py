@@ -234,14 +234,14 @@ state = st.dictionaries(st.sampled_from(STATE_KEYS), word | values | st.dictiona
 strange_part = st.dictionaries(st.sampled_from(KEYS), word | state | values, max_size=11)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.lists(strange_part | values, max_size=8))
 def test_no_strange_part_raises(strange: list[object]) -> None:
     lines = [json.dumps({"type": "message.part.updated", "properties": {"part": one}}) for one in strange]
     assert parse(events_of(lines, "ses_1")) == parse(events_of(lines, "ses_1"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_no_strange_line_raises(raw: str) -> None:
     parse(events_of([raw], "ses_1"))
@@ -250,7 +250,7 @@ def test_no_strange_line_raises(raw: str) -> None:
 LOG_LINES = [found for log in LOGS for found in log.read_text().splitlines() if "message." in found]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(LOG_LINES), st.integers(0, 2000)), max_size=20))
 def test_no_truncated_or_shuffled_event_raises(cut: list[tuple[str, int]]) -> None:
     lines = [found[: len(found) - length] if length < len(found) // 2 else found for found, length in cut]

@@ -46,8 +46,7 @@ def test_killed_between_two_facts_it_ends_as_if_nothing_had_happened(cheap_bench
     run = bench.run(*OPTIONS)
     assert run.summary["reason"] == "turn_limit", run.stderr
     assert_same_trace(run, undisturbed)
-    if not with_sandbox:  # a fresh player that goes on in a turn does not tell its beginning again
-        assert comparable_events(run) == comparable_events(undisturbed)
+    assert comparable_events(run) == comparable_events(undisturbed)
 
 
 def run_until(bench, kind: str, when: str) -> None:

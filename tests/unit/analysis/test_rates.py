@@ -99,7 +99,7 @@ def test_the_bootstrap_is_the_same_each_time_and_covers_the_truth():
     assert hits >= 11
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1, max_size=3))
 def test_an_interval_holds_its_estimate(outcomes):
     tasks = [TaskTrials(tried=tried, solved=solved) for tried, solved in outcomes]

@@ -88,7 +88,7 @@ NAMES = st.binary(min_size=1, max_size=12).filter(
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(files=st.dictionaries(st.lists(NAMES, min_size=1, max_size=3).map(tuple), st.binary(max_size=40), max_size=8))
 def test_any_name_and_any_bytes_come_back(open_run, make_sandbox, snapshot, files):
     async def round_trip() -> None:

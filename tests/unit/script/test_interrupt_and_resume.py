@@ -242,12 +242,14 @@ async def test_an_orchestrator_that_died_before_its_prompt_left_no_turn(stage, p
 @pytest.mark.parametrize("process_number", [1, 2])  # the second goes on with the turn of the first, without a prompt
 async def test_an_orchestrator_that_died_before_its_next_prompt_left_no_turn(stage, parts, process_number):
     """The turn before was told to its end, and read."""
-    stage.write_script({"text": "one"}, {"run": "sleep 0"}, {"turn": True}, {"text": "two"})
+    wait = "while [ ! -e go ]; do sleep 0.02; done"
+    stage.write_script({"text": "one"}, {"run": wait}, {"turn": True}, {"text": "two"})
     resume = None
     if process_number == 2:
         context, _, resume = await crash(stage, "go", "item.completed")
         await stage.sandbox.run(["kill", "-9", str(await player_pid(stage))], timeout_s=10)
         await context.__aexit__(None, None, None)
+    await stage.sandbox.write_file(f"{stage.sandbox.workspace}/go", b"")
     _, _, resume = await crash(stage, None if resume else "go", "turn.completed", resume)
     assert resume.position.startswith(f"{process_number}:")
     async with stage.session(resume) as session:

@@ -281,7 +281,7 @@ def facts_of(make, run):
     return facts
 
 
-FIXTURE_IS_CONSTANT = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+FIXTURE_IS_CONSTANT = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FIXTURE_IS_CONSTANT

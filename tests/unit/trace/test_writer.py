@@ -78,10 +78,14 @@ async def test_a_reader_in_a_loop_never_fails(make, storage):
 
     async with TraceWriter.open(storage, "t1", state) as writer, anyio.create_task_group() as group:
         group.start_soon(read)
-        for fact in make.run(60)[3:]:
+        for number, fact in enumerate(make.run(60)[3:], 1):
             state.apply(fact)
             writer.submit()
             await anyio.sleep(0.005)
+            if number % 20 == 0:
+                with anyio.fail_after(20):
+                    while len(set(seen)) < number // 20:
+                        await anyio.sleep(0.005)
         await writer.flush(20)
         is_done = True
     assert seen == sorted(seen)
