@@ -286,7 +286,8 @@ class AgentSession(Protocol):
     def turn(self, prompt: str | None) -> AsyncGenerator[AgentOutput]:
         """Hand over a prompt, and give every event until the agent hands back.
 
-        With None, go on with the turn in flight. After `interrupt` the iterator ends within a bounded time.
+        With None, go on with the turn in flight. After `interrupt` the iterator ends within a bounded time. The event
+        by which an agent ends its turn of its own accord has `hands_back`.
 
         Raises:
             AgentError: The agent failed, in its own words; what it emitted before was given.

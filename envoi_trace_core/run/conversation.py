@@ -103,9 +103,10 @@ class Conversation:
                 timeout_s=self.plan.config.timeout_s,
             ),
         )
-        if self.archive.state.part_count and not session.turn_in_flight:
+        if not session.turn_in_flight:
             await self._end_turn_of_before(session, recorder)
-            await self._wait_for_evaluation()
+            if self.archive.state.part_count:
+                await self._wait_for_evaluation()
         idle_turns = 0
         is_new_session = sum(s.session_id == session.session_id for s in self.archive.state.sessions) == 1
         while not self._must_end(idle_turns):

@@ -181,8 +181,8 @@ def parse_event_line(line: bytes) -> StoredEvent | None:
     """A whole line of the log, its line end aside; None when it is no event."""
     try:
         values = json.loads(line)
-        hands_back = values.get("hands_back") is True
-        return StoredEvent(event=_event_of(values), position=values["position"], hands_back=hands_back)
+        event = _event_of(values)
+        return StoredEvent(event=event, position=values["position"], hands_back=values.get("hands_back") is True)
     except (ValueError, KeyError, TypeError):
         return None
 
