@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import attrs
 
 from envoi_trace_core.domain.parts import SessionEndReason, TokenUsage
@@ -55,6 +57,8 @@ class RunOutcome:
     """The best share of passed tests that any commit reached, 0 to 1."""
     mend: str | None = None
     exit_status: int = 0
+    ended_at: datetime | None = None
+    """When its trace says that it ended; None when it says nothing of it."""
     worth_restarting: bool = False
     moves: bool = False
     unsaved: tuple[str, ...] = ()
@@ -109,6 +113,7 @@ def outcome_of(
         best_share=state.best_share,
         mend=end.mend,
         exit_status=status or (EXIT_UNSAVED if unsaved else 0),
+        ended_at=state.end.at if state.end is not None else None,
         worth_restarting=end.worth_restarting,
         moves=end.moves,
         unsaved=unsaved,

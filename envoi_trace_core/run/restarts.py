@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import anyio
@@ -13,11 +14,13 @@ from anyio import to_thread
 
 from envoi_trace_core.errors import EnvoiTraceError, StorageError, UsageError
 from envoi_trace_core.plugins import Plugins
+from envoi_trace_core.protocols import Storage
 from envoi_trace_core.run.beside import run_beside
 from envoi_trace_core.run.config import RunConfig
 from envoi_trace_core.run.observer import Observer
 from envoi_trace_core.run.outcome import EXIT_STATUS, RunOutcome, end_of
 from envoi_trace_core.run.plan import RunPlan, make_plan
+from envoi_trace_core.run.restart_mark import mark_restart
 from envoi_trace_core.run.stop import StopSignal
 from envoi_trace_core.run.stop_requests import end_when_requested
 from envoi_trace_core.run.trajectory import run_trajectory
@@ -25,6 +28,7 @@ from envoi_trace_core.run.trajectory import run_trajectory
 SAME_ERROR_LIMIT = 3
 """The same error that many times in a row, with no new part in between, is no accident."""
 MAX_DELAY_S = 300.0
+MARK_TIMEOUT_S = 10.0
 
 
 async def run_with_restarts(
@@ -60,7 +64,7 @@ async def run_with_restarts(
         if stop.interrupted or deadline - time.monotonic() <= 0:
             return outcome
         delay_s = restarts.delay_s(outcome, observer)
-        if delay_s is None or await _interrupted_within(plan, stop, delay_s):
+        if delay_s is None or await _interrupted_within(plan, outcome, stop, delay_s):
             return outcome
         stop.reset()
 
@@ -124,18 +128,35 @@ def _backed_off_s(base_s: float, failures: int) -> float:
     return min(base_s * 2.0 ** (failures - 1), MAX_DELAY_S) * random.uniform(0.8, 1.2)  # noqa: S311
 
 
-async def _interrupted_within(plan: RunPlan, stop: StopSignal, delay_s: float) -> bool:
+async def _interrupted_within(plan: RunPlan, outcome: RunOutcome, stop: StopSignal, delay_s: float) -> bool:
     """Wait; a signal or `envoi-trace stop` ends the wait, and the run."""
+    with anyio.move_on_after(MARK_TIMEOUT_S):
+        await _mark(plan, outcome)
     with anyio.move_on_after(delay_s):
         await run_beside(stop.wait_interrupted, partial(_watch_storage, plan, stop))
     return stop.interrupted
 
 
-async def _watch_storage(plan: RunPlan, stop: StopSignal) -> None:
-    """Between two attempts nobody else has the storage open."""
+async def _mark(plan: RunPlan, outcome: RunOutcome) -> None:
+    """Whoever finds the run in the meantime, because this program died, shall know that it was to go on."""
+    if outcome.ended_at is None:
+        return
     with suppress(StorageError):
-        storage = await plan.storage.spec.create(plan.storage.options)
-        try:
+        async with _opened_storage(plan) as storage:
+            await mark_restart(storage, outcome.trajectory_id, outcome.ended_at)
+
+
+async def _watch_storage(plan: RunPlan, stop: StopSignal) -> None:
+    with suppress(StorageError):
+        async with _opened_storage(plan) as storage:
             await end_when_requested(storage, plan.config.trajectory_id, stop)
-        finally:
-            await storage.close()
+
+
+@asynccontextmanager
+async def _opened_storage(plan: RunPlan) -> AsyncIterator[Storage]:
+    """Between two attempts nobody else has it open."""
+    storage = await plan.storage.spec.create(plan.storage.options)
+    try:
+        yield storage
+    finally:
+        await storage.close()

@@ -44,6 +44,11 @@ def stop_key(trajectory_id: str) -> str:
     return f"{resume_prefix(trajectory_id)}stop.json"
 
 
+def restart_key(trajectory_id: str) -> str:
+    """The key of what says that a failed run waits to go on."""
+    return f"{resume_prefix(trajectory_id)}restart.json"
+
+
 def log_key(trajectory_id: str) -> str:
     """The key of what the run told, line by line."""
     return f"{TRAJECTORIES}{trajectory_id}/run.log"

@@ -16,6 +16,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+FRAIL = "b.frail.task.env.t1"
+
 
 @attrs.define
 class Plan:
@@ -79,6 +81,10 @@ class Plan:
         if not (self.bench.root / "trajectories" / trajectory_id / "trace.parquet").exists():
             return False
         return any(row["session_end_reason"] is not None for row in self.rows(trajectory_id))
+
+    def waits(self, trajectory_id):
+        """Whether it once was to go on after a failure."""
+        return (self.bench.root / "trajectories" / trajectory_id / "resume" / "restart.json").exists()
 
     def ids(self):
         return sorted(path.name for path in (self.bench.root / "trajectories").iterdir())
@@ -223,6 +229,40 @@ def test_ctrl_c_saves_all_that_run_and_starts_nothing(plan, bench, wait_until):
         assert row["session_end_reason"] == "interrupted"
     assert len(plan.ids()) == 2
     assert bench.sandboxes() == []
+
+
+@pytest.mark.parametrize("ended_by", ["ctrl-c", "kill"])
+def test_ended_while_it_waits_to_go_on_after_a_failure_it_goes_on_with_the_next_command(
+    plan, bench, wait_until, ended_by
+):
+    plan.script("frail", plan.mark(), {"fail": "the model is overloaded", "once": True}, plan.mark("end"))
+    plan.defaults = {"auto-resume": True, "restart-delay": 200}
+    process = plan.start()
+    wait_until(lambda: plan.waits(FRAIL), timeout_s=60)
+    if ended_by == "kill":
+        bench.kill_hard(process)
+    else:
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=100)
+        assert process.returncode == 130, stderr
+        assert summary(stdout)["interrupted"] == 1
+        assert "goes on with what is left" in stderr
+    assert [row["session_end_reason"] for row in plan.rows(FRAIL)][-1] == "agent_error"
+    done = plan.run()
+    assert (done.returncode, summary(done.stdout)["failed"]) == (0, 0), done.stderr
+    assert plan.lines_played() == ["played", "end"]
+    assert plan.ids() == [FRAIL], "it is no new attempt"
+
+
+def test_a_failure_that_was_given_up_is_not_gone_on_with(plan, bench):
+    plan.script("frail", plan.mark(), *[{"fail": "the model is overloaded"}] * 9)
+    plan.defaults = {"auto-resume": True, "max-restarts": 1}
+    assert plan.run().returncode == 3
+    assert plan.waits(FRAIL), "of the failure before the last"
+    sessions = plan.sessions(FRAIL)
+    again = plan.run()
+    assert (again.returncode, summary(again.stdout)["ended_before"]) == (3, 1), again.stderr
+    assert plan.sessions(FRAIL) == sessions
 
 
 def test_a_trial_that_another_process_runs_is_left_to_it(plan, bench, wait_until):

@@ -16,6 +16,7 @@ from envoi_trace_core.run.batch.progress import AttemptObserver, BatchObserver, 
 from envoi_trace_core.run.batch.results import EXIT_INTERRUPTED, Attempt, BatchResult, TrialResult, TrialStatus
 from envoi_trace_core.run.batch.stored import StoredBatch, read_attempt
 from envoi_trace_core.run.outcome import RunOutcome
+from envoi_trace_core.run.restart_mark import waits_for_restart
 from envoi_trace_core.run.stop import StopRequest, StopSignal
 from envoi_trace_core.trace.lease import is_held
 
@@ -264,7 +265,16 @@ class BatchRun:
         if outcome is None:
             return None
         self._take_outcome(observer, outcome)
-        return Attempt.of(outcome, number)
+        attempt = Attempt.of(outcome, number)
+        return attrs.evolve(attempt, reason="interrupted") if await self._was_to_go_on(outcome) else attempt
+
+    async def _was_to_go_on(self, outcome: RunOutcome) -> bool:
+        """Whether the batch was interrupted while a failed run waited for its restart."""
+        if not self.stop.interrupted or outcome.ended_at is None:
+            return False
+        with suppress(StorageError):
+            return await waits_for_restart(self.storage, outcome.trajectory_id, outcome.ended_at)
+        return False
 
     def _take_outcome(self, observer: AttemptObserver, outcome: RunOutcome) -> None:
         """What was not told as facts shows at the end: of a run elsewhere, or of one that was over before."""

@@ -11,6 +11,8 @@ from envoi_trace_core.errors import EnvoiTraceError, KeyMissingError
 from envoi_trace_core.protocols import Storage
 from envoi_trace_core.run.batch.cells import Batch, Trial
 from envoi_trace_core.run.batch.results import Attempt
+from envoi_trace_core.run.outcome import EXIT_STATUS
+from envoi_trace_core.run.restart_mark import waits_for_restart
 from envoi_trace_core.trace.keys import TRAJECTORIES, trace_key
 from envoi_trace_core.trace.reader import TraceHeader, read_header
 
@@ -49,7 +51,7 @@ class StoredBatch:
             async with limiter:
                 try:
                     header = await read_header(storage, trace_key(trajectory_id), size_bytes=size_bytes)
-                    attempts[trajectory_id] = _attempt(trajectory_id, header)
+                    attempts[trajectory_id] = await _attempt(storage, trajectory_id, header)
                 except KeyMissingError:
                     pass  # removed since the storage was listed
                 except EnvoiTraceError as error:
@@ -71,7 +73,7 @@ class StoredBatch:
 async def read_attempt(storage: Storage, trajectory_id: str) -> Attempt | None:
     """One trajectory as it stands now; None when it has no trace, or none that can be read."""
     try:
-        return _attempt(trajectory_id, await read_header(storage, trace_key(trajectory_id)))
+        return await _attempt(storage, trajectory_id, await read_header(storage, trace_key(trajectory_id)))
     except EnvoiTraceError:
         return None
 
@@ -86,9 +88,11 @@ def _first_id(attempt: Attempt) -> str:
     return attempt.trajectory_id.removesuffix(f".a{attempt.number}") if attempt.number > 1 else attempt.trajectory_id
 
 
-def _attempt(trajectory_id: str, header: TraceHeader) -> Attempt:
+async def _attempt(storage: Storage, trajectory_id: str, header: TraceHeader) -> Attempt:
     """Only what a table needs: a header holds every test path, and there may be many headers."""
     summary, end = header.summary, header.end
+    if end is not None and end.reason in EXIT_STATUS and await waits_for_restart(storage, trajectory_id, end.at):
+        end = None
     is_solved = summary.solved_commit is not None
     return Attempt(
         trajectory_id=trajectory_id,
